@@ -1,0 +1,1 @@
+"""T5 with a choice of feed-forward block: gated, rational or polynomial."""
