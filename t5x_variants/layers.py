@@ -1,0 +1,330 @@
+"""The parts of a T5 layer besides the feed-forward block.
+
+T5 (Raffel et al. 2019, 1910.10683) differs from other Transformers in three
+places: the norm only rescales, x / sqrt(mean(x^2) + eps) * scale; attention
+logits are not divided by sqrt(head_dim), the initial query matrix is; and
+positions enter only as a learned bias per head and bucketed distance between
+key and query, shared by all layers of a stack.
+
+Shapes: B batch, L length, Q queries, K keys, D emb_dim, H heads, P head_dim.
+Logical axis names are those of t5x.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.linen import partitioning
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from t5x_variants import errors
+
+# What a masked key gets added to its logit. Finite, so that a query all of
+# whose keys are masked (padding) gives a uniform average and not NaN.
+MASKED = -1e10
+
+DENSE_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+ATTENTION_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+RELPOS_INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+
+
+def constrain(x: Array, *axes: str) -> Array:
+  """Constrains the sharding of x by logical axis names, under a mesh only."""
+  return partitioning.with_sharding_constraint(x, axes)
+
+
+class DenseGeneral(nn.Module):
+  """A matrix product over the last axes, without bias.
+
+  Attributes:
+    features: the shape that replaces the contracted axes.
+    kernel_axes: logical names of the two axes of the 2-D kernel.
+    contract: how many trailing axes are contracted.
+    dtype: what to compute in.
+    kernel_init: initial distribution, as a function of the 2-D shape.
+  """
+
+  features: tuple[int, ...]
+  kernel_axes: tuple[str, str]
+  contract: int = 1
+  dtype: Any = jnp.float32
+  kernel_init: Callable[..., Array] = DENSE_INIT
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Applies the kernel."""
+    kept = x.shape[: x.ndim - self.contract]
+    rows = math.prod(x.shape[x.ndim - self.contract :])
+    kernel = partitioning.param_with_axes(
+      "kernel",
+      self.kernel_init,
+      (rows, math.prod(self.features)),
+      jnp.float32,
+      axes=self.kernel_axes,
+    )
+    y = x.astype(self.dtype).reshape(*kept, rows) @ kernel.astype(self.dtype)
+    return y.reshape(*kept, *self.features)
+
+
+class LayerNorm(nn.Module):
+  """T5's norm: rescales to unit mean square, with no mean and no bias."""
+
+  dtype: Any = jnp.float32
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    """Normalises the last axis, in float32."""
+    scale = partitioning.param_with_axes(
+      "scale",
+      nn.initializers.ones,
+      (x.shape[-1],),
+      jnp.float32,
+      axes=("embed",),
+    )
+    x = x.astype(jnp.float32)
+    square = jnp.mean(lax.square(x), axis=-1, keepdims=True)
+    y = (x * lax.rsqrt(square + self.epsilon)).astype(self.dtype)
+    return y * scale.astype(self.dtype)
+
+
+class Embed(nn.Module):
+  """The token table, as input embedding and, when tied, as output matrix."""
+
+  num_embeddings: int
+  features: int
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    self.embedding = partitioning.param_with_axes(
+      "embedding",
+      nn.initializers.normal(stddev=1.0),
+      (self.num_embeddings, self.features),
+      jnp.float32,
+      axes=("vocab", "embed"),
+    )
+
+  def __call__(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+    """Looks the tokens up, as a matmul: a table sharded over the vocabulary
+    is then partitioned like any other, and so is its gradient.
+    """
+    one_hot = jax.nn.one_hot(tokens, self.num_embeddings, dtype=self.dtype)
+    return one_hot @ self.embedding.astype(self.dtype)
+
+  def attend(self, x: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+    """Logits by inner product with the table, in float32, for scale 1."""
+    return x.astype(jnp.float32) @ self.embedding.T / math.sqrt(self.features)
+
+
+def relative_position_buckets(
+  distance: np.ndarray,
+  bidirectional: bool,
+  num_buckets: int = 32,
+  max_distance: int = 128,
+) -> np.ndarray:
+  """T5's bucket of each distance (key position minus query position).
+
+  Half of the buckets hold one distance each; the others grow
+  logarithmically up to `max_distance`, and the last holds all beyond. A
+  bidirectional stack spends half of the buckets on either sign; otherwise
+  keys after the query all share bucket 0.
+  """
+  offset = np.zeros_like(distance)
+  if bidirectional:
+    num_buckets //= 2
+    offset = np.where(distance > 0, num_buckets, 0)
+    size = np.abs(distance)
+  else:
+    size = np.maximum(-distance, 0)
+  exact = num_buckets // 2
+  # float32 and the epsilon decide ties on a bucket's edge as t5x does.
+  ratio = size.astype(np.float32) / exact + np.finfo(np.float32).eps
+  steps = np.log(ratio) / np.log(max_distance / exact) * (num_buckets - exact)
+  far = np.minimum(exact + steps.astype(np.int32), num_buckets - 1)
+  return (offset + np.where(size < exact, size, far)).astype(np.int32)
+
+
+class RelativePositionBiases(nn.Module):
+  """One learned bias for each head and bucket of distances."""
+
+  num_heads: int
+  bidirectional: bool
+  num_buckets: int = 32
+  max_distance: int = 128
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, length: int) -> Float[Array, "H 2*length-1"]:
+    """The bias of each distance from -(length - 1) to length - 1."""
+    table = partitioning.param_with_axes(
+      "rel_embedding",
+      RELPOS_INIT,
+      (self.num_heads, self.num_buckets),
+      jnp.float32,
+      axes=("heads", "relpos_buckets"),
+    )
+    buckets = relative_position_buckets(
+      np.arange(-(length - 1), length),
+      self.bidirectional,
+      self.num_buckets,
+      self.max_distance,
+    )
+    one_hot = buckets == np.arange(self.num_buckets)[:, None]
+    return table.astype(self.dtype) @ jnp.asarray(one_hot, self.dtype)
+
+
+def spread_distances(
+  by_distance: Float[Array, "H 2*L-1"],
+) -> Float[Array, "1 H L L"]:
+  """Lays biases by distance out as a matrix: [q, k] gets distance k - q.
+
+  Rows of 2L numbers, read again in rows of 2L - 1, move on by one each row:
+  copies only, forward and backward, where a gather would need a scatter.
+  """
+  heads, span = by_distance.shape
+  length = (span + 1) // 2
+  rows = jnp.pad(by_distance, ((0, 0), (0, 1)))[:, None, :]
+  rows = jnp.broadcast_to(rows, (heads, length, span + 1))
+  rows = rows.reshape(heads, -1)[:, : length * span]
+  return rows.reshape(1, heads, length, span)[..., length - 1 :]
+
+
+def attention_mask(
+  query: Array, key: Array, compare: Callable[[Array, Array], Array]
+) -> Bool[Array, "B 1 Q K"]:
+  """Compares [B, Q] with [B, K] pairwise, with an axis for the heads."""
+  return compare(query[:, None, :, None], key[:, None, None, :])
+
+
+class MultiHeadDotProductAttention(nn.Module):
+  """Attention with T5's unscaled logits, and a cache for decoding.
+
+  Attributes:
+    num_heads: number of heads.
+    head_dim: width of a head.
+    dropout_rate: dropout of the attention weights, one mask per key for all
+      queries.
+    dtype: what to compute in.
+    float32_logits: whether logits and softmax are float32 whatever the dtype.
+  """
+
+  num_heads: int
+  head_dim: int
+  dropout_rate: float = 0.0
+  dtype: Any = jnp.float32
+  float32_logits: bool = False
+
+  @nn.compact
+  def __call__(
+    self,
+    inputs_q: Float[Array, "B Q D"],
+    inputs_kv: Float[Array, "B K D"],
+    mask: Bool[Array, "B 1 Q K"] | None = None,
+    bias: Float[Array, "1 H Q K"] | None = None,
+    *,
+    by_distance: Float[Array, "H 2*K-1"] | None = None,
+    decode: bool = False,
+    deterministic: bool = False,
+  ) -> Float[Array, "B Q D"]:
+    """Attends.
+
+    Args:
+      inputs_q: what asks.
+      inputs_kv: what is asked.
+      mask: which keys each query may see; None for all.
+      bias: added to the logits.
+      by_distance: when decoding, the bias of each distance, from which the
+        one query's row is cut.
+      decode: self-attention of one position at a time. A first call with the
+        full length sets up the cache; each later call adds a position.
+      deterministic: no dropout.
+
+    Returns:
+      The attended values, in the shape of `inputs_q`.
+    """
+
+    def project(name, inputs, init):
+      y = DenseGeneral(
+        (self.num_heads, self.head_dim),
+        ("embed", "joined_kv"),
+        dtype=self.dtype,
+        kernel_init=init,
+        name=name,
+      )(inputs)
+      return constrain(y, "batch", "length", "heads", "kv")
+
+    query = project("query", inputs_q, self._query_init)
+    key = project("key", inputs_kv, ATTENTION_INIT)
+    value = project("value", inputs_kv, ATTENTION_INIT)
+    if decode:
+      key, value, mask, bias = self._extend_cache(key, value, by_distance)
+    attended = self._attend(query, key, value, mask, bias, deterministic)
+    return DenseGeneral(
+      (inputs_q.shape[-1],),
+      ("joined_kv", "embed"),
+      contract=2,
+      dtype=self.dtype,
+      kernel_init=ATTENTION_INIT,
+      name="out",
+    )(attended)
+
+  def _query_init(self, *args) -> Array:
+    return ATTENTION_INIT(*args) / math.sqrt(self.head_dim)
+
+  def _attend(self, query, key, value, mask, bias, deterministic):
+    """Softmax attention, [B, Q, H, P] and [B, K, H, P] to [B, Q, H, P]."""
+    wide = jnp.float32 if self.float32_logits else None
+    logits = jnp.einsum(
+      "bqhd,bkhd->bhqk", query, key, preferred_element_type=wide
+    )
+    if bias is not None:
+      logits = logits + bias.astype(logits.dtype)
+    if mask is not None:
+      logits = logits + jnp.where(mask, 0.0, MASKED).astype(logits.dtype)
+    weights = jax.nn.softmax(logits).astype(self.dtype)
+    weights = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
+      weights, deterministic=deterministic
+    )
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+
+  def _extend_cache(self, key, value, by_distance):
+    """Adds one position to the cache; sets it up on the first call.
+
+    Keys and values are kept as [B, H, P, K], the layout of t5x, whose beam
+    search reorders the leaves by name.
+    """
+    ready = self.has_variable("cache", "cached_key")
+    kept_key, kept_value = (
+      self.variable(
+        "cache",
+        name,
+        lambda x=x: jnp.zeros(jnp.moveaxis(x, 1, -1).shape, x.dtype),
+      )
+      for name, x in (("cached_key", key), ("cached_value", value))
+    )
+    index = self.variable("cache", "cache_index", lambda: jnp.int32(0))
+    if not ready:
+      return key, value, None, None
+    length, now = kept_key.value.shape[-1], index.value
+    if key.shape[1] != 1 or by_distance.shape[-1] != 2 * length - 1:
+      raise errors.UserError(
+        f"A decoding step takes 1 position and max_decode_length={length}, "
+        f"the length its cache was made for; got {key.shape[1]} positions "
+        f"and max_decode_length={(by_distance.shape[-1] + 1) // 2}."
+      )
+    for kept, x in ((kept_key, key), (kept_value, value)):
+      kept.value = lax.dynamic_update_slice_in_dim(
+        kept.value, jnp.moveaxis(x, 1, -1), now, axis=-1
+      )
+    index.value = now + 1
+    mask = (jnp.arange(length) <= now)[None, None, None, :]
+    bias = lax.dynamic_slice_in_dim(
+      by_distance, length - 1 - now, length, axis=-1
+    )[None, :, None, :]
+    key, value = (jnp.moveaxis(k.value, -1, 1) for k in (kept_key, kept_value))
+    return key, value, mask, bias

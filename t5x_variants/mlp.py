@@ -1,0 +1,128 @@
+"""The feed-forward block: its parameters, names, axes and dropout.
+
+  ungated   y = dropout(act(x wi; c)) wo
+  gated     y = dropout(act(x wi_0; c) * (x wi_1)) wo
+
+Shapes: x, y [batch, length, embed]; wi, wi_0, wi_1 [embed, mlp];
+wo [mlp, embed]; c the activation's coefficients, [K] each. Parameters have
+the names of t5x (`wi/kernel` or `wi_0/kernel`, `wi_1/kernel`, `wo/kernel`);
+coefficients stand at `activation/<name>`, one set for each block, in float32
+whatever the block computes in.
+
+Any activation can gate or not gate. Gating adds a third matrix, so a gated
+block gets two thirds of the width for the same number of parameters
+(Shazeer 2020, 2002.05202); `width` does that division.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.linen import partitioning
+from jaxtyping import Array, Float
+
+from t5x_variants import activations, errors, kernels
+
+KERNEL_INIT = nn.initializers.variance_scaling(
+  1.0, "fan_in", "truncated_normal"
+)
+
+
+def width(mlp_dim: int, gated: bool) -> int:
+  """The width of a block that costs as much as an ungated one of `mlp_dim`."""
+  if not gated:
+    return mlp_dim
+  if mlp_dim % 3:
+    raise errors.UserError(
+      f"A gated block gets two thirds of mlp_dim, but {mlp_dim} is not "
+      "divisible by 3: choose a multiple of 3, such as "
+      f"{mlp_dim - mlp_dim % 3} or {mlp_dim - mlp_dim % 3 + 3}."
+    )
+  return mlp_dim * 2 // 3
+
+
+class _Kernel(nn.Module):
+  """One matrix, kept apart from its use so that a kernel may fuse several."""
+
+  shape: tuple[int, int]
+  axes: tuple[str, str]
+
+  @nn.compact
+  def __call__(self):
+    return partitioning.param_with_axes(
+      "kernel", KERNEL_INIT, self.shape, jnp.float32, axes=self.axes
+    )
+
+
+class _Coefficients(nn.Module):
+  """The learned vectors of one activation."""
+
+  activation: Any
+
+  @nn.compact
+  def __call__(self):
+    return {
+      name: partitioning.param_with_axes(
+        name,
+        lambda _, value=value: jnp.asarray(value, jnp.float32),
+        axes=("mlp_activations",),
+      )
+      for name, value in self.activation.init().items()
+    }
+
+
+class MlpBlock(nn.Module):
+  """The feed-forward block of an encoder or decoder layer.
+
+  Attributes:
+    mlp_dim: the real width F of the block.
+    activation: a name of the activation table, or a record of it.
+    gated: whether a linear branch is multiplied in.
+    dropout_rate: dropout of the hidden activations, one mask per example for
+      all its positions.
+    dtype: what the matmuls compute in.
+  """
+
+  mlp_dim: int
+  activation: Any = "gelu"
+  gated: bool = False
+  dropout_rate: float = 0.0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "B L D"], deterministic: bool = False
+  ) -> Float[Array, "B L D"]:
+    """Applies the block."""
+    activation = activations.get(self.activation)
+    features = x.shape[-1]
+    into, out = (features, self.mlp_dim), (self.mlp_dim, features)
+    names = ("wi_0", "wi_1") if self.gated else ("wi",)
+    wi = tuple(_Kernel(into, ("embed", "mlp"), name=n)() for n in names)
+    wo = _Kernel(out, ("mlp", "embed"), name="wo")()
+    coefficients = {}
+    if activation.init():
+      coefficients = _Coefficients(activation, name="activation")()
+    if activation.perturb is not None and not deterministic:
+      coefficients = activation.perturb(coefficients, self.make_rng("dropout"))
+    dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))
+
+    def on_hidden(hidden):
+      hidden = dropout(hidden, deterministic=deterministic)
+      return partitioning.with_sharding_constraint(
+        hidden, ("batch", "length", "mlp")
+      )
+
+    x = x.astype(self.dtype)
+    if self.is_mutable_collection("intermediates"):
+      # Computed again here, so that no implementation has to hand it out.
+      self.sow("intermediates", "preactivation", x @ wi[0].astype(x.dtype))
+    return kernels.ffn(
+      x,
+      wi if self.gated else wi[0],
+      wo,
+      coefficients,
+      activation,
+      self.gated,
+      on_hidden=on_hidden,
+    )

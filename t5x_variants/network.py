@@ -1,0 +1,468 @@
+"""T5 1.1 (Raffel et al. 2019, 1910.10683) with a choice of feed-forward block.
+
+An encoder reads `[batch, length]` token ids (0 is padding), a decoder predicts
+the targets from them and from the targets shifted by one; both are stacks of
+pre-norm residual layers. Signatures, parameter names, parameter shapes and
+logical axes are those of t5x's T5 example, so that its launcher, its
+checkpoints and its partitioning rules fit.
+
+`T5Config.scan_layers` runs a stack as one scanned layer, whose parameters and
+cache have a leading `layers` axis; `stack_layers` and `unstack_layers`
+translate parameters between the two forms.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen import partitioning
+from jaxtyping import Array, Bool, Float, Int
+
+from t5x_variants import activations, errors, layers, mlp
+
+REMAT_POLICIES = {
+  "none": None,
+  # The outputs of the matmuls with parameters; attention is computed again.
+  "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """Sizes and choices of a model; t5x's names where t5x has one.
+
+  Attributes:
+    vocab_size: rows of the token table.
+    dtype: what the matmuls compute in, a dtype or its name; parameters,
+      norms' statistics and output logits are float32 always.
+    emb_dim: width of the residual stream.
+    num_heads: attention heads of each layer.
+    num_encoder_layers: layers of the encoder.
+    num_decoder_layers: layers of the decoder.
+    head_dim: width of a head.
+    mlp_dim: real width of the feed-forward block (see `mlp.width`).
+    dropout_rate: of every dropout.
+    logits_via_embedding: whether the token table is the output matrix too.
+    float32_attention_logits: whether attention logits and their softmax are
+      float32 whatever `dtype` is.
+    activation: a name of the activation table, or a record of it.
+    gated: whether the feed-forward block multiplies a linear branch in.
+    scan_layers: whether a stack is one scanned layer: compiles faster.
+    remat_policy: what the backward pass computes again: 'none' of it, all
+      but the matmuls ('minimal'), or every layer ('full').
+  """
+
+  vocab_size: int
+  dtype: Any = jnp.float32
+  emb_dim: int = 512
+  num_heads: int = 8
+  num_encoder_layers: int = 6
+  num_decoder_layers: int = 6
+  head_dim: int = 64
+  mlp_dim: int = 2048
+  dropout_rate: float = 0.1
+  logits_via_embedding: bool = False
+  float32_attention_logits: bool = False
+  activation: Any = "gelu"
+  gated: bool = True
+  scan_layers: bool = False
+  remat_policy: str = "none"
+
+  def __post_init__(self):
+    try:
+      dtype = jnp.dtype(self.dtype)
+      allowed = jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:
+      allowed = False
+    if not allowed:
+      raise errors.UserError(
+        f"T5Config.dtype is {self.dtype!r}, which is no floating point type: "
+        "use 'float32' or 'bfloat16'."
+      )
+    object.__setattr__(self, "dtype", dtype)
+    object.__setattr__(self, "activation", activations.get(self.activation))
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type is int and (not isinstance(value, int) or value < 1):
+        raise errors.UserError(
+          f"T5Config.{field.name} is {value!r}: give a whole number from 1."
+        )
+    if self.remat_policy not in REMAT_POLICIES:
+      raise errors.UserError(
+        f"T5Config.remat_policy is {self.remat_policy!r}: use one of "
+        f"{sorted(REMAT_POLICIES)}."
+      )
+    if not 0 <= self.dropout_rate < 1:
+      raise errors.UserError(
+        f"T5Config.dropout_rate is {self.dropout_rate!r}: give a number from "
+        "0 to less than 1."
+      )
+
+
+class _Layer(nn.Module):
+  """What encoder and decoder layers share: pre-norm residual blocks."""
+
+  config: T5Config
+  deterministic: bool
+
+  def _norm(self, x, name):
+    y = layers.LayerNorm(dtype=self.config.dtype, name=name)(x)
+    return layers.constrain(y, "batch", "length", "embed")
+
+  def _attention(self, name):
+    cfg = self.config
+    return layers.MultiHeadDotProductAttention(
+      num_heads=cfg.num_heads,
+      head_dim=cfg.head_dim,
+      dropout_rate=cfg.dropout_rate,
+      dtype=cfg.dtype,
+      float32_logits=cfg.float32_attention_logits,
+      name=name,
+    )
+
+  def _mlp(self, x):
+    cfg = self.config
+    return mlp.MlpBlock(
+      mlp_dim=cfg.mlp_dim,
+      activation=cfg.activation,
+      gated=cfg.gated,
+      dropout_rate=cfg.dropout_rate,
+      dtype=cfg.dtype,
+      name="mlp",
+    )(x, deterministic=self.deterministic)
+
+  def _add(self, x, update):
+    x = x + _dropout(self.config, update, self.deterministic)
+    return layers.constrain(x, "batch", "length", "embed")
+
+
+class EncoderLayer(_Layer):
+  """Self-attention, then the feed-forward block."""
+
+  @nn.compact
+  def __call__(self, x, mask, bias):
+    """Maps [batch, length, emb_dim] to the same; None for a scan's output."""
+    y = self._norm(x, "pre_attention_layer_norm")
+    y = self._attention("attention")(
+      y, y, mask, bias, deterministic=self.deterministic
+    )
+    x = self._add(x, y)
+    y = self._mlp(self._norm(x, "pre_mlp_layer_norm"))
+    return self._add(x, y), None
+
+
+class DecoderLayer(_Layer):
+  """Self-attention, attention to the encoder, the feed-forward block."""
+
+  decode: bool = False
+
+  @nn.compact
+  def __call__(self, x, encoded, mask, cross_mask, bias, by_distance):
+    """Maps [batch, length, emb_dim] to the same; None for a scan's output."""
+    y = self._norm(x, "pre_self_attention_layer_norm")
+    y = self._attention("self_attention")(
+      y,
+      y,
+      mask,
+      bias,
+      by_distance=by_distance,
+      decode=self.decode,
+      deterministic=self.deterministic,
+    )
+    x = self._add(x, y)
+    y = self._norm(x, "pre_cross_attention_layer_norm")
+    y = self._attention("encoder_decoder_attention")(
+      y, encoded, cross_mask, deterministic=self.deterministic
+    )
+    x = self._add(x, y)
+    y = self._mlp(self._norm(x, "pre_mlp_layer_norm"))
+    return self._add(x, y), None
+
+
+def _dropout(config, x, deterministic):
+  """One mask per example for all its positions."""
+  return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))(
+    x, deterministic=deterministic
+  )
+
+
+def _run_layers(layer, config, count, attributes, x, *context):
+  """Runs a stack: x through `count` layers that all see `context`."""
+  if config.remat_policy != "none":
+    layer = nn.remat(
+      layer,
+      policy=REMAT_POLICIES[config.remat_policy],
+      prevent_cse=not config.scan_layers,
+    )
+  if config.scan_layers:
+    scanned = partitioning.scan_with_axes(
+      layer,
+      variable_axes={"params": 0, "cache": 0, "intermediates": 0},
+      split_rngs={"params": True, "dropout": True},
+      in_axes=nn.broadcast,
+      length=count,
+      axis_name="layers",
+    )
+    return scanned(config, name="layers", **attributes)(x, *context)[0]
+  for index in range(count):
+    x, _ = layer(config, name=f"layers_{index}", **attributes)(x, *context)
+  return x
+
+
+class _Stack(nn.Module):
+  """What encoder and decoder share: the configuration and the biases."""
+
+  config: T5Config
+
+  def _by_distance(self, length, bidirectional):
+    return layers.RelativePositionBiases(
+      num_heads=self.config.num_heads,
+      bidirectional=bidirectional,
+      dtype=self.config.dtype,
+      name="relpos_bias",
+    )(length)
+
+  def _start(self, x, deterministic):
+    x = _dropout(self.config, x, deterministic).astype(self.config.dtype)
+    return layers.constrain(x, "batch", "length", "embed")
+
+
+class Encoder(_Stack):
+  """The encoder's layers, from embedded tokens to their encoding."""
+
+  @nn.compact
+  def __call__(
+    self,
+    embedded: Float[Array, "B L D"],
+    mask: Bool[Array, "B 1 L L"],
+    deterministic: bool,
+  ) -> Float[Array, "B L D"]:
+    """Encodes."""
+    cfg = self.config
+    bias = layers.spread_distances(self._by_distance(embedded.shape[1], True))
+    x = _run_layers(
+      EncoderLayer,
+      cfg,
+      cfg.num_encoder_layers,
+      {"deterministic": deterministic},
+      self._start(embedded, deterministic),
+      mask,
+      bias,
+    )
+    x = layers.LayerNorm(dtype=cfg.dtype, name="encoder_norm")(x)
+    return nn.Dropout(cfg.dropout_rate)(x, deterministic=deterministic)
+
+
+class Decoder(_Stack):
+  """The decoder's layers, from embedded tokens to logits."""
+
+  @nn.compact
+  def __call__(
+    self,
+    embedded: Float[Array, "B L D"],
+    encoded: Float[Array, "B K D"],
+    mask: Bool[Array, "B 1 L L"] | None,
+    cross_mask: Bool[Array, "B 1 L K"],
+    deterministic: bool,
+    decode: bool,
+    max_decode_length: int | None,
+  ) -> Float[Array, "B L _"]:
+    """Returns logits; with tied ones, what the token table makes them of."""
+    cfg = self.config
+    length = (decode and max_decode_length) or embedded.shape[1]
+    by_distance = self._by_distance(length, False)
+    y = _run_layers(
+      DecoderLayer,
+      cfg,
+      cfg.num_decoder_layers,
+      {"deterministic": deterministic, "decode": decode},
+      self._start(embedded, deterministic),
+      encoded,
+      mask,
+      cross_mask,
+      None if decode else layers.spread_distances(by_distance),
+      by_distance if decode else None,
+    )
+    y = layers.LayerNorm(dtype=cfg.dtype, name="decoder_norm")(y)
+    y = _dropout(cfg, y, deterministic)
+    if cfg.logits_via_embedding:
+      return y
+    return layers.DenseGeneral(
+      (cfg.vocab_size,), ("embed", "vocab"), name="logits_dense"
+    )(y)
+
+
+class Transformer(nn.Module):
+  """The encoder-decoder."""
+
+  config: T5Config
+
+  @property
+  def scan_layers(self) -> bool:
+    """Tells t5x's beam search on which axis of the cache the batch is."""
+    return self.config.scan_layers
+
+  def setup(self):
+    cfg = self.config
+    self.token_embedder = layers.Embed(
+      cfg.vocab_size, cfg.emb_dim, dtype=cfg.dtype
+    )
+    self.encoder = Encoder(cfg)
+    self.decoder = Decoder(cfg)
+
+  def __call__(
+    self,
+    encoder_input_tokens: Int[Array, "B K"],
+    decoder_input_tokens: Int[Array, "B L"],
+    decoder_target_tokens: Int[Array, "B L"],
+    encoder_segment_ids: Int[Array, "B K"] | None = None,
+    decoder_segment_ids: Int[Array, "B L"] | None = None,
+    encoder_positions: Int[Array, "B K"] | None = None,
+    decoder_positions: Int[Array, "B L"] | None = None,
+    *,
+    enable_dropout: bool = True,
+    decode: bool = False,
+  ) -> Float[Array, "B L V"]:
+    """Logits of the targets, each from the targets before it.
+
+    Args:
+      encoder_input_tokens: the inputs; 0 is padding.
+      decoder_input_tokens: the targets shifted right by one, restarting with
+        0 at each packed example.
+      decoder_target_tokens: the targets, here only to tell padding.
+      encoder_segment_ids: which packed example an input belongs to.
+      decoder_segment_ids: the same of the targets.
+      encoder_positions: not used: T5 knows distances only.
+      decoder_positions: not used.
+      enable_dropout: whether dropout is on; needs the rng 'dropout'.
+      decode: sets up the cache for decoding up to the targets' length.
+
+    Returns:
+      float32 logits.
+    """
+    del encoder_positions
+    encoded = self.encode(
+      encoder_input_tokens, encoder_segment_ids, enable_dropout
+    )
+    return self.decode(
+      encoded,
+      encoder_input_tokens,
+      decoder_input_tokens,
+      decoder_target_tokens,
+      encoder_segment_ids,
+      decoder_segment_ids,
+      decoder_positions,
+      enable_dropout,
+      decode,
+    )
+
+  def encode(
+    self,
+    encoder_input_tokens: Int[Array, "B K"],
+    encoder_segment_ids: Int[Array, "B K"] | None = None,
+    enable_dropout: bool = True,
+  ) -> Float[Array, "B K D"]:
+    """Encodes the inputs; the arguments are those of `__call__`."""
+    real = encoder_input_tokens > 0
+    mask = layers.attention_mask(real, real, jnp.logical_and)
+    if encoder_segment_ids is not None:
+      mask &= layers.attention_mask(
+        encoder_segment_ids, encoder_segment_ids, jnp.equal
+      )
+    embedded = self.token_embedder(encoder_input_tokens)
+    return self.encoder(embedded, mask, not enable_dropout)
+
+  def decode(
+    self,
+    encoded: Float[Array, "B K D"],
+    encoder_input_tokens: Int[Array, "B K"],
+    decoder_input_tokens: Int[Array, "B L"],
+    decoder_target_tokens: Int[Array, "B L"],
+    encoder_segment_ids: Int[Array, "B K"] | None = None,
+    decoder_segment_ids: Int[Array, "B L"] | None = None,
+    decoder_positions: Int[Array, "B L"] | None = None,
+    enable_dropout: bool = True,
+    decode: bool = False,
+    max_decode_length: int | None = None,
+  ) -> Float[Array, "B L V"]:
+    """Logits of the targets from encoded inputs.
+
+    The arguments are those of `__call__`. With `decode` and a cache that
+    exists, the tokens are one position, and `max_decode_length` is the length
+    that the cache was made for; needs `mutable=['cache']`.
+    """
+    del decoder_positions
+    mask, cross_mask = _decoder_masks(
+      encoder_input_tokens,
+      decoder_target_tokens,
+      encoder_segment_ids,
+      decoder_segment_ids,
+      decode,
+    )
+    y = self.decoder(
+      self.token_embedder(decoder_input_tokens),
+      encoded,
+      mask,
+      cross_mask,
+      not enable_dropout,
+      decode,
+      max_decode_length,
+    )
+    return (
+      self.token_embedder.attend(y) if self.config.logits_via_embedding else y
+    )
+
+
+def _decoder_masks(inputs, targets, input_ids, target_ids, decode):
+  """What the decoder may see of the targets and of the inputs."""
+  if (input_ids is None) != (target_ids is None):
+    raise errors.UserError(
+      "Segment ids were given for one of encoder and decoder: packed batches "
+      "need both encoder_segment_ids and decoder_segment_ids."
+    )
+  if decode:
+    if input_ids is not None:
+      raise errors.UserError(
+        "Segment ids were given with decode=True: packed examples cannot be "
+        "decoded; pass one example a row, without segment ids."
+      )
+    # A target that is yet to come looks like padding.
+    targets = jnp.ones_like(targets)
+  real = targets > 0
+  cross_mask = layers.attention_mask(real, inputs > 0, jnp.logical_and)
+  if decode:
+    return None, cross_mask
+  order = jnp.arange(targets.shape[1])[None]
+  mask = layers.attention_mask(order, order, jnp.greater_equal)
+  mask &= layers.attention_mask(real, real, jnp.logical_and)
+  if target_ids is not None:
+    mask &= layers.attention_mask(target_ids, target_ids, jnp.equal)
+    cross_mask &= layers.attention_mask(target_ids, input_ids, jnp.equal)
+  return mask, cross_mask
+
+
+def stack_layers(params: dict) -> dict:
+  """Parameters of an unrolled model as those of the scanned one."""
+  stacked = dict(params)
+  for stack in ("encoder", "decoder"):
+    tree = dict(params[stack])
+    count = sum(name.startswith("layers_") for name in tree)
+    each = [tree.pop(f"layers_{index}") for index in range(count)]
+    tree["layers"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    stacked[stack] = tree
+  return stacked
+
+
+def unstack_layers(params: dict) -> dict:
+  """Parameters of a scanned model as those of the unrolled one."""
+  unstacked = dict(params)
+  for stack in ("encoder", "decoder"):
+    tree = dict(params[stack])
+    scanned = tree.pop("layers")
+    for index in range(len(jax.tree.leaves(scanned)[0])):
+      tree[f"layers_{index}"] = jax.tree.map(lambda x, i=index: x[i], scanned)
+    unstacked[stack] = tree
+  return unstacked
