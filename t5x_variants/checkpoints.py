@@ -1,0 +1,223 @@
+"""Checkpoints: asynchronous, atomic, with the position in the data.
+
+A step's folder holds `state` (parameters, optimizer state, running sums) and
+`data` (where the input pipeline stands). Orbax writes a step under a temporary
+name and renames it when it is whole, and deletes old ones only after that: a
+disk that fills up or a process that dies leaves the last good step intact.
+"""
+
+from collections.abc import Mapping
+import logging
+import os
+import pathlib
+
+import jax
+import orbax.checkpoint as ocp
+
+from t5x_variants import errors
+
+_log = logging.getLogger('t5x_variants')
+
+
+class PositionHandler(ocp.CheckpointHandler):
+  """Writes anything that has `save(directory)` and `restore(directory)`."""
+
+  def save(self, directory, args: 'PositionSave') -> None:
+    """Writes `args.item` into `directory`."""
+    args.item.save(str(directory))
+
+  def restore(self, directory, args: 'PositionRestore') -> None:
+    """Puts `args.item` where it was when `directory` was written."""
+    args.item.restore(str(directory))
+
+
+@ocp.args.register_with_handler(PositionHandler, for_save=True)
+class PositionSave(ocp.args.CheckpointArgs):
+  """Arguments for saving a position."""
+
+  def __init__(self, item):
+    self.item = item
+
+
+@ocp.args.register_with_handler(PositionHandler, for_restore=True)
+class PositionRestore(ocp.args.CheckpointArgs):
+  """Arguments for restoring a position."""
+
+  def __init__(self, item):
+    self.item = item
+
+
+class Checkpoints:
+  """The checkpoints of one run directory."""
+
+  def __init__(
+      self,
+      directory: str | os.PathLike,
+      *,
+      max_to_keep: int | None = 3,
+      keep_period: int | None = None,
+  ):
+    """Opens, and if need be makes, the folder.
+
+    Args:
+      directory: absolute path or gs:// URL.
+      max_to_keep: the newest so many steps are kept; None keeps all.
+      keep_period: steps divisible by it are kept for good.
+    """
+    self._directory = directory
+    try:
+      self._manager = ocp.CheckpointManager(
+          directory,
+          options=ocp.CheckpointManagerOptions(
+              max_to_keep=max_to_keep,
+              keep_period=keep_period,
+              # The caller decides when; orbax's own interval stays out of it.
+              save_interval_steps=1,
+              enable_async_checkpointing=True,
+          ),
+      )
+    except OSError as error:
+      raise _unwritable(directory, error) from error
+
+  def save(self, step: int, state, position) -> None:
+    """Starts to write a step; waits for the one before if it still runs.
+
+    Raises:
+      errors.UserError: this or the write before it failed.
+    """
+    if step in self._manager.all_steps():
+      return
+    try:
+      self._manager.save(
+          step,
+          args=ocp.args.Composite(
+              state=ocp.args.StandardSave(state), data=PositionSave(position)
+          ),
+          force=True,
+      )
+    except _WRITE_ERRORS as error:
+      raise _unwritable(self._directory, error) from error
+
+  def wait(self) -> None:
+    """Returns when all that was saved is on disk."""
+    try:
+      self._manager.wait_until_finished()
+    except _WRITE_ERRORS as error:
+      raise _unwritable(self._directory, error) from error
+
+  def close(self) -> None:
+    """Waits and releases the threads."""
+    self.wait()
+    self._manager.close()
+
+  def latest_step(self) -> int | None:
+    """The newest step saved, or None."""
+    return self._manager.latest_step()
+
+  def restore_latest(self, state, position):
+    """Restores the newest step that is whole.
+
+    A step that cannot be read is set aside as `unreadable-STEP`, said in the
+    log, and the one before it is taken.
+
+    Args:
+      state: the tree expected, of `jax.ShapeDtypeStruct` with shardings.
+      position: has `restore(directory)`; set to where the step was saved.
+
+    Returns:
+      The state; None when there is no checkpoint.
+
+    Raises:
+      errors.UserError: the checkpoint is of another model, or all are broken.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    for step in steps:
+      self._check_same_model(step, state)
+      try:
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(state),
+                data=PositionRestore(position),
+            ),
+        )
+        return restored['state']
+      except Exception as error:  # pylint: disable=broad-exception-caught
+        # Which exception a damaged file ends in depends on the file.
+        self._set_aside(step, error)
+    if steps:
+      raise errors.UserError(
+          f'No checkpoint in {self._directory} can be read (steps '
+          f'{sorted(steps)}); they are kept beside it as unreadable-STEP. '
+          'Start again with another MODEL_DIR.'
+      )
+    return None
+
+  def _set_aside(self, step: int, error: Exception) -> None:
+    """Moves a broken step out of the way without deleting it."""
+    folder = pathlib.Path(self._directory)
+    reason = ' '.join(str(error).split())[:200]
+    _log.warning(
+        'Checkpoint of step %d cannot be read (%s: %s); it is kept as '
+        'unreadable-%d, going on from the one before.',
+        step,
+        type(error).__name__,
+        reason,
+        step,
+    )
+    (folder / str(step)).rename(folder / f'unreadable-{step}')
+    self._manager.reload()
+
+  def _check_same_model(self, step: int, state) -> None:
+    """Compares the parameters' names and shapes with those on disk."""
+    try:
+      saved = self._manager.item_metadata(step)['state'].tree
+      found = _shapes(saved['params'])
+    except Exception:  # pylint: disable=broad-exception-caught
+      return  # Damaged: restoring says so and falls back.
+    expected = _shapes(state.params)
+    if found == expected:
+      return
+    names = sorted(
+        name
+        for name in found.keys() | expected.keys()
+        if found.get(name) != expected.get(name)
+    )
+    lines = [
+        f'  {name}: {_shape_text(found.get(name))} in the checkpoint, '
+        f'{_shape_text(expected.get(name))} in this model'
+        for name in names[:5]
+    ]
+    more = f'\n  and {len(names) - 5} more' if len(names) > 5 else ''
+    raise errors.UserError(
+        f'{self._directory} holds a checkpoint of another model; '
+        f'{len(names)} parameter(s) differ:\n'
+        + '\n'.join(lines)
+        + more
+        + '\nUse another MODEL_DIR, or the gin files this one was made with.'
+    )
+
+
+# What orbax, tensorstore and TensorFlow raise when a file cannot be written.
+_WRITE_ERRORS = (OSError, ValueError, RuntimeError)
+
+
+def _unwritable(directory, error: Exception) -> errors.UserError:
+  reason = ' '.join(str(error).split())[:300]
+  return errors.UserError(
+      f'Cannot write checkpoints to {directory}: {reason}. The last complete '
+      'checkpoint is intact; free some space or make the folder writable, '
+      'then start the same command again.'
+  )
+
+
+def _shapes(tree: Mapping) -> dict[str, tuple[int, ...]]:
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+      '/'.join(str(getattr(k, 'key', k)) for k in path): tuple(leaf.shape)
+      for path, leaf in flat
+  }
+
+
+def _shape_text(shape: tuple[int, ...] | None) -> str:
+  return 'absent' if shape is None else str(list(shape))

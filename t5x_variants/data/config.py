@@ -1,0 +1,71 @@
+"""What to read, as gin names it; reading itself is imported when it begins."""
+
+from collections.abc import Mapping
+import dataclasses
+import os
+from typing import Protocol
+
+import numpy as np
+
+
+class Batches(Protocol):
+  """An endless or finite iterator of batches that knows where it stands."""
+
+  @property
+  def vocab_size(self) -> int:
+    """Ids of the vocabulary, sentinels included."""
+
+  def __iter__(self) -> 'Batches':
+    """Itself."""
+
+  def __next__(self) -> Mapping[str, np.ndarray]:
+    """t5x's features, int32, `[rows of this shard, length]`."""
+
+  def save(self, directory: str | os.PathLike) -> None:
+    """Writes the position."""
+
+  def restore(self, directory: str | os.PathLike) -> None:
+    """Goes to a position written by `save`; the next batch is the same."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+  """One split of a task, and how it is batched; the fields are t5x's.
+
+  Attributes:
+    mixture_or_task_name: a name registered with seqio.
+    task_feature_lengths: tokens of `inputs` and `targets` in one row.
+    split: 'train' or 'validation'.
+    batch_size: rows over all processes.
+    shuffle: whether the order is drawn from the seed.
+    seed: fixes order and noise.
+    pack: whether several examples share a row.
+    num_epochs: passes over the split; None never ends.
+  """
+
+  mixture_or_task_name: str
+  task_feature_lengths: Mapping[str, int]
+  split: str
+  batch_size: int
+  shuffle: bool = True
+  seed: int = 0
+  pack: bool = True
+  num_epochs: int | None = None
+
+  def open(self, shard_index: int = 0, num_shards: int = 1) -> Batches:
+    """Opens one of `num_shards` disjoint shares of the split."""
+    # Imports TensorFlow: only where data is read.
+    from t5x_variants.data import pipeline  # pylint: disable=g-import-not-at-top
+
+    return pipeline.Batches(
+        self.mixture_or_task_name,
+        dict(self.task_feature_lengths),
+        self.split,
+        self.batch_size,
+        shuffle=self.shuffle,
+        seed=self.seed,
+        pack=self.pack,
+        num_epochs=self.num_epochs,
+        shard_index=shard_index,
+        num_shards=num_shards,
+    )

@@ -1,0 +1,131 @@
+"""Adafactor with T5's meaning, and an own group for learned coefficients.
+
+Adafactor (Shazeer and Stern 2018, arXiv:1804.04235) as T5 uses it, with
+G the gradient, beta_t = 1 - (t + 1)^-0.8 and t counted from 0:
+
+    V   <- beta_t V + (1 - beta_t) (G^2 + epsilon1)     (rows and columns only)
+    U    = G / sqrt(V)
+    U   <- U / max(1, RMS(U) / clipping_threshold)
+    W   <- W - learning_rate * max(epsilon2, RMS(W)) * U
+
+RMS is over one layer's parameter. A stack of scanned layers is one array
+`[layers, ...]`, so the rule is mapped over the layers; plain optax would clip
+and scale all layers of a stack together.
+
+Coefficients of activations are a few numbers of very different size. The
+scale max(epsilon2, RMS(W)) suits them badly: a zero bias would hardly move, a
+large coefficient would drive the small ones. They get Adam, with a rate of
+their own.
+"""
+
+from collections.abc import Mapping
+
+from flax import traverse_util
+import jax
+import optax
+
+COEFFICIENT_AXIS = 'mlp_activations'
+_LAYER_AXIS = 'layers'
+
+
+def adafactor(
+    axes: Mapping,
+    learning_rate: optax.Schedule,
+    *,
+    decay_rate: float = 0.8,
+    epsilon1: float = 1e-30,
+    epsilon2: float = 1e-3,
+    clipping_threshold: float = 1.0,
+    min_dim_size_to_factor: int = 128,
+    coefficients: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformation:
+  """Adafactor for all parameters, another rule for the coefficients.
+
+  Args:
+    axes: tree like the parameters with a tuple of logical axis names for each
+      leaf: tells scanned parameters and coefficients from the rest.
+    learning_rate: relative step size, by step.
+    decay_rate: exponent of beta_t.
+    epsilon1: added to the squared gradient.
+    epsilon2: smallest scale a parameter is taken to have.
+    clipping_threshold: largest RMS of an update before scaling.
+    min_dim_size_to_factor: V of smaller matrices is kept whole.
+    coefficients: the rule for learned coefficients, for example
+      `coefficient_adam(...)`; None puts them into Adafactor too, as t5x does.
+  """
+  rule = optax.chain(
+      optax.scale_by_factored_rms(
+          decay_rate=decay_rate,
+          epsilon=epsilon1,
+          min_dim_size_to_factor=min_dim_size_to_factor,
+      ),
+      optax.clip_by_block_rms(clipping_threshold),
+      optax.scale_by_param_block_rms(epsilon2),
+  )
+  weights = optax.chain(
+      per_layer(rule, axes), optax.scale_by_learning_rate(learning_rate)
+  )
+  return with_coefficients(weights, coefficients, axes)
+
+
+def coefficient_adam(
+    learning_rate: optax.Schedule,
+    weight_decay: float = 0.0,
+    b1: float = 0.9,
+    b2: float = 0.98,
+) -> optax.GradientTransformation:
+  """AdamW for learned coefficients; no weight decay unless asked for.
+
+  Decay pulls the learned function towards 0. RAFT used 0.1 with these betas,
+  PolyCom's dense models none.
+  """
+  return optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay)
+
+
+def with_coefficients(
+    weights: optax.GradientTransformation,
+    coefficients: optax.GradientTransformation | None,
+    axes: Mapping,
+) -> optax.GradientTransformation:
+  """`coefficients` for learned coefficients, `weights` for all else."""
+  labels = _map_axes(
+      lambda path, names: (
+          'coefficients' if COEFFICIENT_AXIS in names else 'weights'
+      ),
+      axes,
+  )
+  if coefficients is None or 'coefficients' not in jax.tree.leaves(labels):
+    return weights
+  return optax.partition(
+      {'weights': weights, 'coefficients': coefficients}, labels
+  )
+
+
+def per_layer(
+    rule: optax.GradientTransformation, axes: Mapping
+) -> optax.GradientTransformation:
+  """Applies `rule` to each layer of a scanned parameter on its own."""
+  mapped = optax.GradientTransformation(
+      jax.vmap(rule.init),
+      lambda updates, state, params: jax.vmap(rule.update)(
+          updates, state, params
+      ),
+  )
+
+  def label(path, names) -> str:
+    # Encoder and decoder may differ in depth, and one vmap has one length.
+    return path[0] if _LAYER_AXIS in names[:1] else ''
+
+  labels = _map_axes(label, axes)
+  stacks = set(jax.tree.leaves(labels)) - {''}
+  if not stacks:
+    return rule
+  return optax.partition({'': rule} | dict.fromkeys(stacks, mapped), labels)
+
+
+def _map_axes(function, axes: Mapping) -> Mapping:
+  """Maps `function(path, axis names)` over the tree of axis names."""
+  return traverse_util.unflatten_dict({
+      path: function(path, names)
+      for path, names in traverse_util.flatten_dict(axes).items()
+  })

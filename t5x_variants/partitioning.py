@@ -1,0 +1,146 @@
+"""The mesh, and which mesh axis each logical axis of a parameter lies on.
+
+Two mesh axes: `data` (examples) and `model` (heads, width, vocabulary). Model
+code names logical axes only ('embed', 'mlp', ...), as in t5x; rules map them.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from flax import linen as nn
+from flax import traverse_util
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from t5x_variants import errors
+
+Rules = Sequence[tuple[str, str | None]]
+
+BATCH_SPEC = PartitionSpec('data')
+
+
+def standard_logical_axis_rules(parameter_partitioning_dims: int = 1) -> Rules:
+  """The rules from logical axes to mesh axes, t5x's names.
+
+  Args:
+    parameter_partitioning_dims: 1 shards parameters over `model` alone; 2 also
+      over `data` along `embed` (fully sharded parameters).
+  """
+  if parameter_partitioning_dims not in (1, 2):
+    raise errors.UserError(
+        f'parameter_partitioning_dims is {parameter_partitioning_dims}; 1 '
+        '(parameters over the model axis) or 2 (over data as well).'
+    )
+  return (
+      ('batch', 'data'),
+      ('vocab', 'model'),
+      ('mlp', 'model'),
+      ('heads', 'model'),
+      ('joined_kv', 'model'),
+      # In an activation the data axis is taken by `batch`, so this rule
+      # shards `embed` in parameters only.
+      ('embed', 'data' if parameter_partitioning_dims == 2 else None),
+      ('kv', None),
+      ('length', None),
+      ('relpos_buckets', None),
+      ('mlp_activations', None),
+      ('layers', None),
+  )
+
+
+def make_mesh(model_axis_size: int = 1) -> Mesh:
+  """A mesh over all devices: `model_axis_size` wide, the rest is `data`."""
+  devices = jax.device_count()
+  if model_axis_size < 1 or devices % model_axis_size:
+    fitting = [n for n in range(1, devices + 1) if devices % n == 0]
+    raise errors.UserError(
+        f'The model axis of the mesh is {model_axis_size}, which does not '
+        f'divide the {devices} device(s); choose one of {fitting}.'
+    )
+  return jax.make_mesh(
+      (devices // model_axis_size, model_axis_size),
+      ('data', 'model'),
+      axis_types=(jax.sharding.AxisType.Auto,) * 2,
+  )
+
+
+def check_batch(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> None:
+  """Refuses a batch that the data axis or the microbatches do not divide."""
+  unit = mesh.shape['data'] * num_microbatches
+  if batch_size < 1 or batch_size % unit:
+    fit = max(1, round(batch_size / unit)) * unit
+    raise errors.UserError(
+        f'BATCH_SIZE is {batch_size}, but the mesh has a data axis of '
+        f'{mesh.shape["data"]} and NUM_MICROBATCHES is {num_microbatches}: '
+        f'it must be a multiple of {unit}, for example {fit}.'
+    )
+
+
+def param_shardings(
+    shapes: Mapping, axes: Mapping, mesh: Mesh, rules: Rules
+) -> Mapping:
+  """The sharding of every parameter.
+
+  Args:
+    shapes: tree of arrays or `jax.ShapeDtypeStruct`.
+    axes: the same tree with a tuple of logical axis names for each leaf.
+    mesh: the mesh.
+    rules: logical axis to mesh axis.
+
+  Raises:
+    errors.UserError: a mesh axis does not divide the dimension it shards.
+  """
+  flat_axes = traverse_util.flatten_dict(axes)
+  flat = {}
+  for path, shape in traverse_util.flatten_dict(shapes).items():
+    names = flat_axes[path]
+    spec = nn.logical_to_mesh_axes(names, rules)
+    for name, size, mesh_axis in zip(names, shape.shape, spec, strict=False):
+      ways = mesh.shape[mesh_axis] if mesh_axis else 1
+      if size % ways:
+        raise errors.UserError(
+            f'Parameter {"/".join(path)} has {size} along {name!r}, which the '
+            f'rule {name} -> {mesh_axis} splits over {ways} devices (mesh '
+            f'{dict(mesh.shape)}): {size} is not divisible by {ways}; choose '
+            'another mesh or another rule.'
+        )
+    flat[path] = NamedSharding(mesh, spec)
+  return traverse_util.unflatten_dict(flat)
+
+
+def state_shardings(state, params: Mapping, shardings: Mapping, mesh: Mesh):
+  """Shardings for a tree that may hold copies of the parameters' tree.
+
+  An optimizer state's moments end in a parameter's path and have its shape:
+  those lie where the parameter lies; everything else (counts, the factored
+  rows and columns of Adafactor) is small and replicated.
+  """
+  where = {
+      path: (leaf.shape, sharding)
+      for (path, leaf), sharding in zip(
+          traverse_util.flatten_dict(params).items(),
+          traverse_util.flatten_dict(shardings).values(),
+          strict=True,
+      )
+  }
+  replicated = NamedSharding(mesh, PartitionSpec())
+
+  def of_leaf(path, leaf):
+    keys = tuple(k.key for k in path if isinstance(k, jax.tree_util.DictKey))
+    for start in range(len(keys)):
+      shape, sharding = where.get(keys[start:], (None, None))
+      if shape == leaf.shape:
+        return sharding
+    return replicated
+
+  return jax.tree_util.tree_map_with_path(of_leaf, state)
+
+
+def global_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Mapping:
+  """Puts every process's rows together as one batch sharded over `data`."""
+  return jax.tree.map(
+      lambda rows: jax.make_array_from_process_local_data(
+          NamedSharding(mesh, BATCH_SPEC), rows
+      ),
+      dict(batch),
+  )

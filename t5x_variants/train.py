@@ -1,0 +1,67 @@
+"""Pretrains a T5: `python -m t5x_variants.train --gin_file=...`.
+
+The four axes of a run are files: a model, a variant, data and the run itself:
+
+  python -m t5x_variants.train \
+    --gin_file=gin/models/tiny.gin --gin_file=gin/variants/swiglu.gin \
+    --gin_file=gin/data/embedded.gin --gin_file=gin/runs/pretrain.gin \
+    --gin.MODEL_DIR="'runs/swiglu'" --gin.TRAIN_STEPS=500
+"""
+
+import logging
+import pathlib
+
+from absl import flags
+from absl import logging as absl_logging
+import gin
+
+from t5x_variants import gin_utils
+from t5x_variants import train_state
+from t5x_variants import trainer
+
+gin_utils.define_flags()
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+  """Reads the gin files and trains, or with --dry_run tells what it would."""
+  quiet_logs()
+  gin_utils.parse(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
+  if FLAGS.dry_run:
+    dry_run()
+    return
+  gin_utils.check_macros()
+  train = gin_utils.configured(trainer.train)
+
+  def on_start(writer) -> None:
+    text = gin.operative_config_str()
+    writer.write_text('config', text)
+    folder = pathlib.Path(gin_utils.macro('MODEL_DIR')).expanduser()
+    (folder / 'config.gin').write_text(text, encoding='utf-8')
+
+  train(on_start=on_start)
+
+
+def dry_run() -> None:
+  """Prints the configuration, the parameter count and the missing macros."""
+  print(gin.config_str())
+  missing = gin_utils.missing_macros()
+  needed = {'MODEL', 'ACTIVATION', 'GATED', 'DROPOUT_RATE'}
+  if needed.isdisjoint(missing):
+    shapes, _ = train_state.shapes_and_axes(gin_utils.macro('MODEL'))
+    print(f'# {train_state.count(shapes):,} parameters')
+  if not missing:
+    print('# every macro has a value')
+  gin_utils.check_macros()
+  gin_utils.configured(trainer.train)
+
+
+def quiet_logs() -> None:
+  """Leaves our own lines and others' warnings, one line each."""
+  logging.basicConfig(format='%(levelname)s: %(message)s')
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  logging.getLogger('t5x_variants').setLevel(logging.INFO)
+
+
+if __name__ == '__main__':
+  gin_utils.run(main)

@@ -1,0 +1,113 @@
+"""The state of a run and its making: parameters, optimizer state, sums."""
+
+from collections.abc import Mapping
+import functools
+import math
+from typing import Any
+
+from flax import struct
+from flax import traverse_util
+from flax.core import unfreeze
+from flax.linen import partitioning as nn_partitioning
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+import optax
+
+from t5x_variants import network
+
+# Sums since the last record, kept with the state so that a restart between
+# two records writes the record an unbroken run would have written.
+SUMS = (
+    'loss',
+    'z_loss',
+    'correct',
+    'weights',
+    'tokens',
+    'gradient_norm',
+    'steps',
+)
+
+
+@struct.dataclass
+class TrainState:
+  """All that a step changes."""
+
+  step: Int[Array, '']
+  params: Mapping[str, Any]
+  opt_state: Any
+  sums: Mapping[str, Float[Array, '']]
+
+
+def zero_sums() -> dict[str, Float[Array, '']]:
+  """The sums at the start of a record."""
+  return {name: jnp.zeros((), jnp.float32) for name in SUMS}
+
+
+def _init_params(model: network.Transformer, rng) -> Mapping:
+  tokens = jnp.ones((1, 8), jnp.int32)
+  return model.init(rng, tokens, tokens, tokens, enable_dropout=False)
+
+
+def shapes_and_axes(model: network.Transformer) -> tuple[Mapping, Mapping]:
+  """Shapes of the parameters, and their logical axis names, without memory."""
+  variables = jax.eval_shape(
+      functools.partial(_init_params, model), jax.random.key(0)
+  )
+  specs = unfreeze(nn_partitioning.get_axis_names(variables['params_axes']))
+  axes = jax.tree.map(
+      tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+  )
+  return unfreeze(variables['params']), axes
+
+
+def create(
+    model: network.Transformer, tx: optax.GradientTransformation, rng
+) -> TrainState:
+  """A fresh state; traceable, so that each device makes its own part."""
+  params = unfreeze(_init_params(model, rng)['params'])
+  return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=tx.init(params),
+      sums=zero_sums(),
+  )
+
+
+def count(params: Mapping) -> int:
+  """Number of parameters."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def model_info(params: Mapping, axes: Mapping) -> str:
+  """The table of `model-info.txt`: name, shape, logical axes, size."""
+  flat_axes = traverse_util.flatten_dict(axes)
+  rows = [
+      (
+          '/'.join(path),
+          str(list(leaf.shape)),
+          ', '.join(flat_axes[path]),
+          f'{math.prod(leaf.shape):,}',
+      )
+      for path, leaf in sorted(traverse_util.flatten_dict(params).items())
+  ]
+  rows = [('parameter', 'shape', 'logical axes', 'size'), *rows]
+  widths = [max(len(row[i]) for row in rows) for i in range(3)]
+  lines = [
+      '  '.join(
+          [*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]
+      )
+      for row in rows
+  ]
+  coefficients = sum(
+      math.prod(leaf.shape)
+      for path, leaf in traverse_util.flatten_dict(params).items()
+      if 'mlp_activations' in flat_axes[path]
+  )
+  return '\n'.join([
+      *lines,
+      '',
+      f'{count(params):,} parameters in all, {coefficients} of them '
+      'coefficients of activations.',
+      '',
+  ])
