@@ -58,14 +58,14 @@ class DatasetConfig:
     from t5x_variants.data import pipeline  # pylint: disable=g-import-not-at-top
 
     return pipeline.Batches(
-        self.mixture_or_task_name,
-        dict(self.task_feature_lengths),
-        self.split,
-        self.batch_size,
-        shuffle=self.shuffle,
-        seed=self.seed,
-        pack=self.pack,
-        num_epochs=self.num_epochs,
-        shard_index=shard_index,
-        num_shards=num_shards,
+      self.mixture_or_task_name,
+      dict(self.task_feature_lengths),
+      self.split,
+      self.batch_size,
+      shuffle=self.shuffle,
+      seed=self.seed,
+      pack=self.pack,
+      num_epochs=self.num_epochs,
+      shard_index=shard_index,
+      num_shards=num_shards,
     )

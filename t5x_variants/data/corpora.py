@@ -1,0 +1,377 @@
+"""Where the documents come from: seqio data sources of {'text': string}.
+
+  embedded    prose in the running Python's own library, nothing to download
+  text_files  your own files, plain or .gz
+  json_lines  a JSON object a line, such as the shards of allenai/c4
+  tfds        a dataset of TensorFlow Datasets, such as c4/en:3.1.0
+
+Files hold no splits of their own: a hash of each document's bytes puts it
+into 'validation' or 'train', the same in every run, unless validation files
+are named. A corpus of up to 32 MiB is held in memory and shuffled as a whole;
+a larger one streams from up to 16 files at a time. Either way the order
+follows from the seed and a saved position continues exactly, and several
+hosts share the documents without overlap. What is skipped is in `documents`.
+"""
+
+import collections
+import functools
+import logging
+import os
+import threading
+
+import numpy as np
+
+from t5x_variants.data import documents as documents_lib
+from t5x_variants.data import embedded as embedded_lib
+from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.errors import UserError
+
+# Bytes of text held in memory: the corpus's own cost on every host.
+IN_MEMORY = 1 << 25
+FILES_AT_A_TIME = 16
+_OPEN_FILES = 64
+_logger = logging.getLogger('t5x_variants')
+
+
+def _open(path: str):
+  if '://' in path:
+    return tf.io.gfile.GFile(path, 'rb')
+  return documents_lib.local_open(path)
+
+
+def expand(pattern, what: str) -> tuple[str, ...]:
+  """The files that a glob, or several, match.
+
+  Args:
+    pattern: a glob or a list of them, local or on cloud storage.
+    what: the pattern's name in an error.
+
+  Returns:
+    Paths, sorted, each once.
+  """
+  patterns = [pattern] if isinstance(pattern, str | os.PathLike) else pattern
+  if not patterns:
+    raise UserError(f'{what}={pattern!r}: name a file, a glob or a list')
+  files = set()
+  for glob in map(os.fspath, patterns):
+    try:
+      found = tf.io.gfile.glob(os.path.expanduser(glob))
+      found = [path for path in found if not tf.io.gfile.isdir(path)]
+    except tf.errors.OpError as error:
+      raise UserError(f'{what}={glob!r} cannot be read: {error.message}') from (
+        error
+      )
+    if not found:
+      raise UserError(
+        f'{what}={glob!r} matches no file: give an existing file or a glob'
+        " such as '/data/*.txt', in quotes"
+      )
+    files.update(found)
+  return tuple(sorted(files))
+
+
+class DocumentSource(seqio.DataSource):
+  """Documents of files as a seqio data source; made by the functions below.
+
+  Attributes:
+    key: a string that tells this source from every other one.
+  """
+
+  def __init__(self, files, text_format, field, validation_fraction, name):
+    self._files = files
+    self._format, self._field = text_format, field
+    self._fraction = validation_fraction
+    self.name = name
+    self.key = repr((name, sorted(files.items()), text_format, field))
+    self.key += '' if len(files) > 1 else repr(validation_fraction)
+    self._idle = collections.OrderedDict()
+    self._lock = threading.Lock()
+    self._said = set()
+    super().__init__(splits=('train', 'validation'))
+
+  def __repr__(self):
+    return f'{type(self).__name__}({self.key})'
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    """True: documents are shared out, not files."""
+    return True
+
+  def list_shards(self, split: str):
+    """The files of a split."""
+    return self._files.get(split, self._files['train'])
+
+  def _of_split(self, split: str, found: list[bytes]) -> list[bytes]:
+    if 'validation' in self._files:
+      return found
+    limit = int(self._fraction * 2**64)
+    wanted = split == 'validation'
+    return [
+      document
+      for document in found
+      if (documents_lib.uniform_hash(document) < limit) == wanted
+    ]
+
+  @functools.cache  # noqa: B019, sources live as long as their task.
+  def _survey(self, split: str) -> bool:
+    """Whether the files of a split fit in memory; refuses useless ones."""
+    files = self.list_shards(split)
+    sizes = [os.path.getsize(path) for path in files if '://' not in path]
+    small = len(sizes) == len(files) and sum(sizes) <= IN_MEMORY
+    skipped, held, usable = collections.Counter(), 0, 0
+    for path in files:
+      for found in documents_lib.read_file(
+        path, self._format, self._field, skipped, _open
+      ):
+        usable += len(found)
+        held += sum(map(len, found))
+        if held > IN_MEMORY or (usable and not small):
+          self._say_once(skipped)
+          return False
+    what = ', '.join(f'{n} {reason}' for reason, n in sorted(skipped.items()))
+    if not usable:
+      raise UserError(
+        f'none of the {len(files)} files of {self.name} holds a usable'
+        f' document (skipped: {what or "nothing but white space"}): check the'
+        f' files, {files[0]!r} for one'
+      )
+    if what:
+      _logger.warning('%s: skipped %s; kept %d', self.name, what, usable)
+    return True
+
+  def _say_once(self, skipped):
+    for reason in skipped:
+      if reason not in self._said:
+        self._said.add(reason)
+        _logger.warning('%s: skipping %s', self.name, reason)
+
+  @functools.cache  # noqa: B019
+  def _in_memory(self, split: str) -> tf.Tensor:
+    kept = []
+    for path in self.list_shards(split):
+      for found in documents_lib.read_file(
+        path, self._format, self._field, collections.Counter(), _open
+      ):
+        kept.extend(self._of_split(split, found))
+    if not kept:
+      raise UserError(
+        f'{self.name} has no document for the split {split!r}: raise'
+        f' validation_fraction={self._fraction} (between 0 and 1), or name'
+        ' files of its own with validation_pattern'
+      )
+    return tf.constant(kept)
+
+  def _read(self, path, offset, split, shard_index, num_shards):
+    """One block: its documents, and where the next begins (-1: nowhere)."""
+    path, split, offset = path.decode(), split.decode(), int(offset)
+    with self._lock:
+      stream = self._idle.pop((path, offset), None)
+    stream = stream or documents_lib.Stream(path, offset, _open)
+    skipped = collections.Counter()
+    found = documents_lib.read_block(stream, self._format, self._field, skipped)
+    with self._lock:
+      self._say_once(skipped)
+      if found is None:
+        stream.close()
+      else:
+        self._idle[path, stream.offset] = stream
+        if len(self._idle) > _OPEN_FILES:
+          self._idle.popitem(last=False)[1].close()
+    if found is None:
+      return np.array([], object), np.int64(-1)
+    if num_shards > 1:
+      found = [
+        document
+        for document in found
+        if documents_lib.uniform_hash(document[::-1]) % num_shards
+        == shard_index
+      ]
+    kept = self._of_split(split, found)
+    return np.array(kept, object), np.int64(stream.offset)
+
+  def _stream(self, path, split, shard_index, num_shards):
+    """The documents of one file, its position being that of a block."""
+
+    def step(offset, _):
+      # Stateless as far as results go: a function of path and offset.
+      found, following = tf.numpy_function(
+        self._read,
+        [path, offset, split, shard_index, num_shards],
+        [tf.string, tf.int64],
+        stateful=False,
+      )
+      found.set_shape([None])
+      following.set_shape([])
+      return following, (found, following)
+
+    blocks = tf.data.Dataset.counter().scan(tf.constant(0, tf.int64), step)
+    blocks = blocks.take_while(lambda _, following: following >= 0)
+    return blocks.map(lambda found, _: found).unbatch()
+
+  def get_dataset(
+    self,
+    split: str = 'train',
+    shuffle: bool = True,
+    seed: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+    **unused,
+  ) -> tf.data.Dataset:
+    """Documents of a split; see seqio.DataSource."""
+    del unused
+    if split not in self.splits:
+      raise UserError(f'split={split!r}: choose one of {self.splits}')
+    shard = shard_info or seqio.ShardInfo(0, 1)
+    if self._survey(split):
+      texts = self._in_memory(split)
+      places = tf.data.Dataset.range(
+        shard.index, texts.shape[0], shard.num_shards
+      )
+      if shuffle:
+        # Places instead of documents keep the saved position small.
+        places = places.shuffle(texts.shape[0], seed=seed)
+      return places.map(lambda place: {'text': tf.gather(texts, place)})
+    files = list(self.list_shards(split))
+    num_shards = shard.num_shards
+    if len(files) >= num_shards:  # Whole files, so that each is read once.
+      files, shard = files[shard.index :: num_shards], seqio.ShardInfo(0, 1)
+    paths = tf.data.Dataset.from_tensor_slices(files)
+    if shuffle:
+      paths = paths.shuffle(len(files), seed=seed)
+    texts = paths.interleave(
+      lambda path: self._stream(path, split, shard.index, shard.num_shards),
+      cycle_length=FILES_AT_A_TIME if shuffle else 1,
+      block_length=1,
+    )
+    return texts.map(lambda text: {'text': text})
+
+
+def _files_source(
+  name, pattern, validation_pattern, validation_fraction, text_format, field
+):
+  if not 0.0 < validation_fraction < 1.0:
+    raise UserError(
+      f'validation_fraction={validation_fraction!r}: the share of documents'
+      ' kept for validation must lie strictly between 0 and 1'
+    )
+  files = {'train': expand(pattern, 'pattern')}
+  if validation_pattern:
+    files['validation'] = expand(validation_pattern, 'validation_pattern')
+    if both := sorted(set(files['train']) & set(files['validation'])):
+      raise UserError(
+        f'{both[0]!r} is matched by pattern and by validation_pattern: a file'
+        ' can serve one of them'
+      )
+  return DocumentSource(files, text_format, field, validation_fraction, name)
+
+
+def embedded(validation_fraction: float = 0.05) -> DocumentSource:
+  """Python's own documentation, built once into the user's cache folder."""
+  path = embedded_lib.cached_file()
+  return _files_source(
+    'embedded', path, None, validation_fraction, 'json', 'text'
+  )
+
+
+def text_files(
+  pattern,
+  validation_pattern=None,
+  validation_fraction: float = 0.01,
+  document: str = 'blank_line',
+) -> DocumentSource:
+  """Your own text in UTF-8, plain or .gz.
+
+  Args:
+    pattern: a path or glob, or a list of them; gs:// works too.
+    validation_pattern: files to validate on. None: a share of the documents.
+    validation_fraction: that share.
+    document: what a document is: 'blank_line' (between blank lines), 'line' or
+      'file'. Documents over 64 KiB are cut at a line end.
+
+  Returns:
+    The data source.
+  """
+  formats = [text for text in documents_lib.FORMATS if text != 'json']
+  if document not in formats:
+    raise UserError(f'document={document!r}: choose one of {formats}')
+  return _files_source(
+    'text_files',
+    pattern,
+    validation_pattern,
+    validation_fraction,
+    document,
+    '',
+  )
+
+
+def json_lines(
+  pattern,
+  validation_pattern=None,
+  validation_fraction: float = 0.01,
+  field: str = 'text',
+) -> DocumentSource:
+  """Files with a JSON object a line, plain or .gz, as allenai/c4 has them.
+
+  Args:
+    pattern: a path or glob, or a list of them; gs:// works too.
+    validation_pattern: files to validate on. None: a share of the documents.
+    validation_fraction: that share.
+    field: of the object, a string: the document.
+
+  Returns:
+    The data source.
+  """
+  return _files_source(
+    'json_lines',
+    pattern,
+    validation_pattern,
+    validation_fraction,
+    'json',
+    field,
+  )
+
+
+class _Tfds(seqio.TfdsDataSource):
+  """A TFDS dataset of which only the text is read, in a fresh order."""
+
+  def __init__(self, name, data_dir, field, download):
+    self.name = name.split(':')[0].split('/')[0]
+    self.key = repr((name, data_dir, field))
+    self._field, self._text_key = field, (name, data_dir)
+    super().__init__(
+      tfds_name=name, tfds_data_dir=data_dir, read_only=not download
+    )
+
+  def num_input_examples(self, split: str) -> None:
+    """Unknown: seqio would cache a small split, and with it its order."""
+    return None
+
+  def get_dataset(self, *args, **kwargs) -> tf.data.Dataset:
+    """Documents of a split; see seqio.DataSource."""
+    dataset = super().get_dataset(*args, **kwargs)
+    field = self._field
+    if field not in dataset.element_spec:
+      raise UserError(
+        f'{self._text_key[0]} has no feature {field!r}: choose one of'
+        f' {sorted(dataset.element_spec)}'
+      )
+    return dataset.map(lambda example: {'text': example[field]})
+
+
+def tfds(
+  name: str,
+  data_dir: str | None = None,
+  field: str = 'text',
+  download: bool = False,
+) -> seqio.DataSource:
+  """A dataset of TensorFlow Datasets with its own splits.
+
+  Args:
+    name: with config and version, such as 'c4/en:3.1.0'.
+    data_dir: where it is prepared; None: TFDS's default folder.
+    field: the feature that holds the text.
+    download: whether TFDS may download and prepare what is missing.
+
+  Returns:
+    The data source; the dataset is looked up when it is first read.
+  """
+  return _Tfds(name, data_dir, field, download)

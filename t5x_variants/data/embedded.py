@@ -1,0 +1,107 @@
+"""A corpus for which nothing is downloaded: Python's own documentation.
+
+About 2 MB of English technical prose: the help topics (`pydoc_data.topics`)
+and the docstrings of the standard library, read out of its source by `ast`
+and never by importing it. It is built once for a version of Python and kept
+as JSON lines in the user's cache folder.
+"""
+
+import ast
+import json
+import logging
+import os
+import pathlib
+import platform
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+
+from t5x_variants.errors import UserError
+
+# Raise it when the rules below change: other documents, other cache file.
+BUILDER_VERSION = 1
+# Characters. Shorter docstrings ('Return self.') are hardly prose.
+SHORTEST = 100
+_NO_PROSE = frozenset(
+  '__pycache__ site-packages dist-packages test tests idlelib lib2to3'.split()
+)
+_DOCUMENTED = (
+  ast.Module,
+  ast.ClassDef,
+  ast.FunctionDef,
+  ast.AsyncFunctionDef,
+)
+
+
+def _topics() -> Iterator[str]:
+  try:
+    from pydoc_data.topics import topics
+  except ImportError:  # Some distributions ship it apart.
+    return
+  for name in sorted(topics):
+    yield topics[name]
+
+
+def _docstrings(folder: str) -> Iterator[str]:
+  for directory, folders, files in os.walk(folder):
+    folders[:] = sorted(set(folders) - _NO_PROSE)
+    for file in sorted(files):
+      if not file.endswith('.py'):
+        continue
+      try:
+        source = pathlib.Path(directory, file).read_bytes()
+        tree = ast.parse(source)
+      except (OSError, SyntaxError, ValueError):
+        continue  # Unreadable to us, or broken on purpose.
+      for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED):
+          yield ast.get_docstring(node) or ''
+
+
+def documents() -> list[str]:
+  """Every help topic and docstring once, in an order that never changes."""
+  texts = [*_topics(), *_docstrings(sysconfig.get_paths()['stdlib'])]
+  texts = [text.strip() for text in texts]
+  texts = [text for text in texts if len(text) >= SHORTEST]
+  return list(dict.fromkeys(texts))
+
+
+def cache_folder() -> pathlib.Path:
+  """The user's cache folder for this project."""
+  base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(base).expanduser() / 't5x_variants'
+
+
+def cached_file() -> str:
+  """The corpus as a file of JSON lines, built where there is none yet."""
+  implementation = sys.implementation.name
+  name = f'{implementation}-{platform.python_version()}-v{BUILDER_VERSION}'
+  path = cache_folder() / f'embedded-{name}.jsonl'
+  if path.exists():
+    return str(path)
+  logging.getLogger('t5x_variants').info('building the corpus %s', path)
+  texts = documents()
+  if not texts:
+    raise UserError(
+      'this Python has neither help topics nor library sources to read: use'
+      ' your own text (gin/data/text_files.gin)'
+    )
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Complete under its final name, or not at all: many may build at once.
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+      with open(descriptor, 'w', encoding='utf-8') as file:
+        for text in texts:
+          file.write(json.dumps({'text': text}, ensure_ascii=False) + '\n')
+      os.replace(temporary, path)
+    except BaseException:
+      os.unlink(temporary)
+      raise
+  except OSError as error:
+    raise UserError(
+      f'the embedded corpus cannot be kept in {path.parent} ({error}): set'
+      ' XDG_CACHE_HOME to a folder that can be written'
+    ) from error
+  return str(path)

@@ -1,0 +1,166 @@
+"""Batches for training and evaluation, in an order that can be repeated.
+
+A batch is a dict of int32 arrays [batch_size / num_shards, length] with t5x's
+names: encoder_input_tokens, decoder_target_tokens, decoder_input_tokens,
+decoder_loss_weights and, when packed, encoder_ and decoder_segment_ids (0 is
+padding) and _positions. The order and the noise follow from the seed; every
+epoch has an order and noise of its own. A saved position holds the state of
+the whole pipeline, shuffle buffer included, so that the batch after it is the
+one that would have come.
+"""
+
+import os
+import pathlib
+
+import numpy as np
+
+from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.errors import UserError
+
+# Batches ready before they are asked for: next() need not wait, and a saved
+# position stays small.
+_AHEAD = 2
+
+
+def _quick(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """Sets up the pipeline to run beside a training step, on few threads."""
+  options = tf.data.Options()
+  options.deterministic = True
+  # Autotuning grows buffers and parallel calls, which costs memory and CPU
+  # time and makes the saved position large.
+  options.autotune.enabled = False
+  options.threading.private_threadpool_size = 2
+  options.threading.max_intra_op_parallelism = 1
+  return dataset.with_options(options)
+
+
+class Batches:
+  """An endless or finite iterator of batches with a position.
+
+  Attributes:
+    vocabulary: seqio's vocabulary of the targets.
+    vocab_size: number of its ids, sentinels included.
+  """
+
+  def __init__(
+    self,
+    mixture_or_task_name: str,
+    task_feature_lengths,
+    split: str,
+    batch_size: int,
+    *,
+    shuffle: bool,
+    seed: int,
+    pack: bool = True,
+    num_epochs: int | None = None,
+    shard_index: int = 0,
+    num_shards: int = 1,
+  ):
+    """Builds the pipeline; documents are read when the first batch is.
+
+    Args:
+      mixture_or_task_name: a registered seqio task or mixture.
+      task_feature_lengths: lengths of 'inputs' and 'targets'.
+      split: such as 'train' or 'validation'.
+      batch_size: of all shards together.
+      shuffle: whether in a random order.
+      seed: of the order and of the noise.
+      pack: whether several short examples share a row.
+      num_epochs: passes over the data; None: without end. The last batch of
+        a finite one is filled up with padding, of loss weight zero, so that
+        no example is lost.
+      shard_index: which of the shards, one a host, is read here.
+      num_shards: among how many shards the documents are shared out.
+    """
+    if batch_size < 1 or num_shards < 1 or batch_size % num_shards:
+      raise UserError(
+        f'batch_size={batch_size} must be a positive multiple of'
+        f' num_shards={num_shards}: every host takes an equal part'
+      )
+    if not 0 <= shard_index < num_shards:
+      raise UserError(
+        f'shard_index={shard_index}: must be from 0 to {num_shards - 1}'
+      )
+    try:
+      task = seqio.get_mixture_or_task(mixture_or_task_name)
+    except ValueError as error:
+      raise UserError(
+        f'MIXTURE_OR_TASK_NAME={mixture_or_task_name!r} is not registered:'
+        ' take a file of gin/data, or import the module that registers it'
+      ) from error
+    if split not in task.splits:
+      raise UserError(
+        f'split={split!r}: {mixture_or_task_name} has {list(task.splits)}'
+      )
+    self.vocabulary = task.output_features['targets'].vocabulary
+    self._rows = batch_size // num_shards
+    self._what = f'{mixture_or_task_name}, split {split!r}'
+    self._position = f'data-{shard_index:05d}-of-{num_shards:05d}'
+    shard = seqio.ShardInfo(shard_index, num_shards)
+    dataset = seqio.get_dataset(
+      mixture_or_task_name,
+      task_feature_lengths=dict(task_feature_lengths),
+      # The lengths hold by construction; checking costs two more maps.
+      feature_converter=seqio.EncDecFeatureConverter(
+        pack=pack, apply_length_check=False
+      ),
+      dataset_split=split,
+      shuffle=shuffle,
+      num_epochs=num_epochs,
+      shard_info=shard if num_shards > 1 else None,
+      seed=seed,
+      verbose=False,
+    )
+    dataset = dataset.batch(self._rows).prefetch(_AHEAD)
+    self._spec = dataset.element_spec
+    self._iterator = iter(_quick(dataset))
+    self._checkpoint = tf.train.Checkpoint(iterator=self._iterator)
+    self._empty = True
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of ids of the vocabulary, sentinels included."""
+    return self.vocabulary.vocab_size
+
+  def __iter__(self):
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    try:
+      batch = next(self._iterator)
+    except StopIteration:
+      if self._empty:
+        raise UserError(
+          f'{self._what} has no example: the documents of this split, or of'
+          " this host's share of it, are too few or too short"
+        ) from None
+      raise
+    self._empty = False
+    return {name: self._filled(value.numpy()) for name, value in batch.items()}
+
+  def _filled(self, value: np.ndarray) -> np.ndarray:
+    missing = self._rows - value.shape[0]
+    return np.pad(value, [(0, missing), (0, 0)]) if missing else value
+
+  def padding(self) -> dict[str, np.ndarray]:
+    """A batch of nothing, for a host whose share ends before another's."""
+    return {
+      name: np.zeros([self._rows, *spec.shape[1:]], spec.dtype.as_numpy_dtype)
+      for name, spec in self._spec.items()
+    }
+
+  def save(self, directory: str | os.PathLike) -> None:
+    """Writes the position to a folder, in files named after the shard."""
+    tf.io.gfile.makedirs(os.fspath(directory))
+    self._checkpoint.write(os.path.join(directory, self._position))
+
+  def restore(self, directory: str | os.PathLike) -> None:
+    """Goes on with the batch that followed when the position was saved."""
+    path = os.path.join(directory, self._position)
+    if not tf.io.gfile.exists(path + '.index'):
+      raise UserError(
+        f'no data position {self._position} in {pathlib.Path(directory)}: it'
+        ' is saved for each host, and read back by as many hosts as wrote it'
+      )
+    self._checkpoint.read(path).assert_consumed()
+    self._empty = False
