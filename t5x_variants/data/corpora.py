@@ -30,6 +30,7 @@ from t5x_variants.errors import UserError
 IN_MEMORY = 1 << 25
 FILES_AT_A_TIME = 16
 _OPEN_FILES = 64
+_as_is = tf.autograph.experimental.do_not_convert
 _logger = logging.getLogger('t5x_variants')
 
 
@@ -192,6 +193,7 @@ class DocumentSource(seqio.DataSource):
   def _stream(self, path, split, shard_index, num_shards):
     """The documents of one file, its position being that of a block."""
 
+    @_as_is
     def step(offset, _):
       # Stateless as far as results go: a function of path and offset.
       found, following = tf.numpy_function(
@@ -205,8 +207,8 @@ class DocumentSource(seqio.DataSource):
       return following, (found, following)
 
     blocks = tf.data.Dataset.counter().scan(tf.constant(0, tf.int64), step)
-    blocks = blocks.take_while(lambda _, following: following >= 0)
-    return blocks.map(lambda found, _: found).unbatch()
+    blocks = blocks.take_while(_as_is(lambda _, following: following >= 0))
+    return blocks.map(_as_is(lambda found, _: found)).unbatch()
 
   def get_dataset(
     self,
@@ -238,7 +240,9 @@ class DocumentSource(seqio.DataSource):
     if shuffle:
       paths = paths.shuffle(len(files), seed=seed)
     texts = paths.interleave(
-      lambda path: self._stream(path, split, shard.index, shard.num_shards),
+      _as_is(
+        lambda path: self._stream(path, split, shard.index, shard.num_shards)
+      ),
       cycle_length=FILES_AT_A_TIME if shuffle else 1,
       block_length=1,
     )

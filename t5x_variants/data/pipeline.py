@@ -14,6 +14,7 @@ import pathlib
 
 import numpy as np
 
+from t5x_variants.data import packing
 from t5x_variants.data._tensorflow import seqio, tf
 from t5x_variants.errors import UserError
 
@@ -100,10 +101,7 @@ class Batches:
     dataset = seqio.get_dataset(
       mixture_or_task_name,
       task_feature_lengths=dict(task_feature_lengths),
-      # The lengths hold by construction; checking costs two more maps.
-      feature_converter=seqio.EncDecFeatureConverter(
-        pack=pack, apply_length_check=False
-      ),
+      feature_converter=packing.EncDecFeatureConverter(pack=pack),
       dataset_split=split,
       shuffle=shuffle,
       num_epochs=num_epochs,

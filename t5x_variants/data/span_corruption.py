@@ -28,9 +28,12 @@ gives the same example whoever drew it. Every draw is stateless and seeded by
 seqio, so that a run can be repeated and resumed.
 """
 
+from t5x_variants.data import vocabularies
 from t5x_variants.data._tensorflow import seqio, tf
 from t5x_variants.errors import UserError
 
+# Nothing here is for AutoGraph to rewrite, which takes seconds.
+_as_is = tf.autograph.experimental.do_not_convert
 # One token cannot be partly hidden: shorter chunks teach nothing.
 MIN_CHUNK = 2
 
@@ -172,6 +175,7 @@ def split_into_chunks(dataset, length: int):
   with fewer than two tokens gives none.
   """
 
+  @_as_is
   def cut(example):
     tokens = example['targets']
     chunks = (tf.size(tokens) + length - MIN_CHUNK) // length
@@ -211,7 +215,7 @@ def check_sentinels(
     noise_counts(shorter, noise_density, mean_noise_span_length)[1]
     for shorter in range(MIN_CHUNK, length + 1)
   )
-  available = vocabulary.extra_ids or 0
+  available = vocabularies.num_sentinels(vocabulary)
   if available < needed:
     raise UserError(
       f'the vocabulary has {available} sentinels (extra_ids) and chunks of'
@@ -260,6 +264,7 @@ def corrupt_spans(
   # Sequential for the same reason as above, and because the packing that
   # follows costs more than this map.
   @seqio.map_over_dataset(num_seeds=2, num_parallel_calls=None)
+  @_as_is
   def corrupt(example, seeds):
     tokens = example['targets']
     mask = random_spans_noise_mask(

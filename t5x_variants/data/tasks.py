@@ -15,6 +15,7 @@ from t5x_variants.data import span_corruption as corruption
 from t5x_variants.data._tensorflow import seqio, tf
 from t5x_variants.errors import UserError
 
+_as_is = tf.autograph.experimental.do_not_convert
 # What each registered task was made of.
 _MADE_OF: dict[str, str] = {}
 
@@ -34,12 +35,15 @@ def _append_eos(dataset, output_features):
     for name, feature in output_features.items()
     if feature.add_eos
   }
-  return dataset.map(
-    lambda example: {
+
+  @_as_is
+  def append(example):
+    return {
       name: tf.concat([value, [eos[name]]], 0) if name in eos else value
       for name, value in example.items()
     }
-  )
+
+  return dataset.map(append)
 
 
 def _vocabulary_key(vocabulary) -> str:

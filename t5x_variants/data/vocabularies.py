@@ -1,28 +1,30 @@
 """Vocabularies: bytes by default, SentencePiece where a model file is given.
 
-Both reserve `extra_ids` ids at their end for the sentinels of span
-corruption, the last id being the first sentinel.
+The last ids of a vocabulary are the sentinels of span corruption, the very
+last being the first sentinel: `extra_ids` are added to the end, or a model
+file brings its own, as T5's `*.100extra` do.
 """
+
+import re
+
+from google.protobuf import message
 
 from t5x_variants.data._tensorflow import seqio, tf
 from t5x_variants.errors import UserError
 
 # T5's own: one sentinel for each span that 568 tokens can lose, and to spare.
 EXTRA_IDS = 100
+_SENTINEL = re.compile(r'\W?<extra_id_(\d+)>')
 
 
-def _check_extra_ids(extra_ids: int) -> int:
+def byte(extra_ids: int = EXTRA_IDS) -> seqio.ByteVocabulary:
+  """UTF-8 bytes: padding, EOS, unknown, 256 bytes, then the sentinels."""
   if not isinstance(extra_ids, int) or extra_ids < 1:
     raise UserError(
       f'extra_ids={extra_ids!r}: a vocabulary for span corruption needs 1'
       ' sentinel or more (T5 has 100)'
     )
-  return extra_ids
-
-
-def byte(extra_ids: int = EXTRA_IDS) -> seqio.ByteVocabulary:
-  """UTF-8 bytes: padding, EOS, unknown, 256 bytes, then the sentinels."""
-  return seqio.ByteVocabulary(extra_ids=_check_extra_ids(extra_ids))
+  return seqio.ByteVocabulary(extra_ids=extra_ids)
 
 
 def sentence_piece(
@@ -32,12 +34,17 @@ def sentence_piece(
 
   Args:
     path: the .model file, local or on cloud storage (gs://).
-    extra_ids: sentinels added after the pieces of the model.
+    extra_ids: sentinels to add after the pieces of the model; 0 where the
+      model ends in sentinels of its own.
 
   Returns:
     The vocabulary; the file is known to exist.
   """
-  _check_extra_ids(extra_ids)
+  if not isinstance(extra_ids, int) or extra_ids < 0:
+    raise UserError(
+      f'extra_ids={extra_ids!r}: take 100, as T5 does, or 0 for a model file'
+      ' that ends in sentinels of its own'
+    )
   try:
     exists = tf.io.gfile.exists(path)
   except tf.errors.OpError as error:
@@ -50,3 +57,40 @@ def sentence_piece(
       ' .model file, or use vocabularies.byte()'
     )
   return seqio.SentencePieceVocabulary(path, extra_ids=extra_ids)
+
+
+def num_sentinels(vocabulary) -> int:
+  """How many ids, counted from the last one down, are sentinels.
+
+  Args:
+    vocabulary: of seqio; a SentencePiece one is loaded here.
+
+  Returns:
+    Their number; a vocabulary that cannot serve raises a UserError.
+  """
+  extra_ids = vocabulary.extra_ids or 0
+  if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    return extra_ids
+  path = vocabulary.sentencepiece_model_file
+  try:
+    pieces = vocabulary.tokenizer
+  except (RuntimeError, tf.errors.OpError, message.DecodeError) as error:
+    if 'is already defined' in str(error):
+      raise UserError(
+        f'{path!r} has sentinels of its own: set extra_ids=0 instead of'
+        f' {extra_ids}'
+      ) from error
+    raise UserError(f'{path!r} is no SentencePiece model: {error}') from error
+  if pieces.pad_id() != 0 or pieces.eos_id() < 1:
+    raise UserError(
+      f'{path!r} has pad_id={pieces.pad_id()} and eos_id={pieces.eos_id()}:'
+      ' padding must be 0 and EOS a token; train the model with --pad_id=0'
+      ' --eos_id=1 --unk_id=2 --bos_id=-1'
+    )
+  count, last = 0, pieces.GetPieceSize() - 1
+  while count <= last:
+    found = _SENTINEL.fullmatch(pieces.IdToPiece(last - count))
+    if not found or int(found[1]) != count:
+      break
+    count += 1
+  return count
