@@ -68,6 +68,12 @@ class Checkpoints:
     try:
       self._manager = ocp.CheckpointManager(
           directory,
+          # Named here so that a step's metadata can be read before the first
+          # restore.
+          item_handlers={
+              'state': ocp.StandardCheckpointHandler(),
+              'data': PositionHandler(),
+          },
           options=ocp.CheckpointManagerOptions(
               max_to_keep=max_to_keep,
               keep_period=keep_period,

@@ -269,5 +269,7 @@ def run(main) -> None:
 
 def _report(error: errors.UserError) -> int:
   """Prints the error's sentence to stderr; returns the exit status, 2."""
-  print(f'error: {error.args[0] if error.args else error}', file=sys.stderr)
+  # gin adds where in the configuration a call stood, for its own traceback.
+  sentence = str(error).split('\n  In call to configurable')[0]
+  print(f'error: {sentence}', file=sys.stderr)
   return 2

@@ -58,9 +58,12 @@ def dry_run() -> None:
 
 def quiet_logs() -> None:
   """Leaves our own lines and others' warnings, one line each."""
-  logging.basicConfig(format='%(levelname)s: %(message)s')
   absl_logging.set_verbosity(absl_logging.ERROR)
-  logging.getLogger('t5x_variants').setLevel(logging.INFO)
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter('%(levelname)s: %(message)s'))
+  ours = logging.getLogger('t5x_variants')
+  ours.addHandler(handler)
+  ours.propagate = False
 
 
 if __name__ == '__main__':

@@ -24,6 +24,11 @@ from t5x_variants import train_step as step_lib
 from t5x_variants.data import config as data_config
 
 
+def _check_positive(name: str, value: int) -> None:
+  if value < 1:
+    raise errors.UserError(f'{name} is {value}; it must be at least 1.')
+
+
 @dataclasses.dataclass(frozen=True)
 class Periods:
   """How often what happens, in steps.
@@ -201,8 +206,11 @@ class _Loop:
         if step == start + 1:
           metrics.say('Compiled; training.')
           clock = metrics.Clock()
-        state = self._after(step, state, clock, bool(stop))
-        if stop:
+        # Asked once: a signal that comes while this step is being saved is
+        # answered after the next one.
+        stopping = bool(stop)
+        state = self._after(step, state, clock, stopping)
+        if stopping:
           self.saved.wait()
           metrics.say(
               f'{stop.signal_name}: saved step {step} and stopped. The same '
@@ -334,11 +342,6 @@ def _held_out(dataset, model: network.Transformer, count: int) -> list:
     return []
   batches = _open(dataset, model)
   return [batch for _, batch in zip(range(count), batches, strict=False)]
-
-
-def _check_positive(name: str, value: int) -> None:
-  if value < 1:
-    raise errors.UserError(f'{name} is {value}; it must be at least 1.')
 
 
 def _make_folder(model_dir: str) -> pathlib.Path:
