@@ -201,6 +201,49 @@ def attention_mask(
   return compare(query[:, None, :, None], key[:, None, None, :])
 
 
+@jax.custom_jvp
+def _softmax(logits: Float[Array, "B H Q K"]) -> Float[Array, "B H Q K"]:
+  """Softmax over the keys, of which the backward pass keeps the result only.
+
+  The derivative of the plain formula keeps numerator and denominator.
+  """
+  numerator = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+  return numerator / jnp.sum(numerator, axis=-1, keepdims=True)
+
+
+@_softmax.defjvp
+def _softmax_jvp(primals, tangents):
+  weights, change = _softmax(*primals), tangents[0]
+  mean = jnp.sum(weights * change, axis=-1, keepdims=True)
+  return weights, weights * (change - mean)
+
+
+@jax.custom_vjp
+def _add_bias(
+  logits: Float[Array, "B H Q K"], bias: Float[Array, "1 H Q K"]
+) -> Float[Array, "B H Q K"]:
+  """The sum; its derivative adds up the examples by a matmul with ones.
+
+  That is what a plain sum over the leading axis means, too, but XLA's CPU
+  code for it takes as long as the rest of attention's backward pass.
+  """
+  return logits + bias
+
+
+def _add_bias_backward(_, change):
+  total = lax.dot_general(
+    jnp.ones(change.shape[0], change.dtype),
+    change,
+    (((0,), (0,)), ((), ())),
+    precision=lax.Precision.HIGHEST,
+    preferred_element_type=jnp.float32,
+  )
+  return change, total[None].astype(change.dtype)
+
+
+_add_bias.defvjp(lambda *sides: (_add_bias(*sides), None), _add_bias_backward)
+
+
 class MultiHeadDotProductAttention(nn.Module):
   """Attention with T5's unscaled logits, and a cache for decoding.
 
@@ -278,19 +321,22 @@ class MultiHeadDotProductAttention(nn.Module):
 
   def _attend(self, query, key, value, mask, bias, deterministic):
     """Softmax attention, [B, Q, H, P] and [B, K, H, P] to [B, Q, H, P]."""
+    # Heads before positions, so that each matmul finds its batch in front.
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     wide = jnp.float32 if self.float32_logits else None
     logits = jnp.einsum(
-      "bqhd,bkhd->bhqk", query, key, preferred_element_type=wide
+      "bhqd,bhkd->bhqk", query, key, preferred_element_type=wide
     )
-    if bias is not None:
-      logits = logits + bias.astype(logits.dtype)
     if mask is not None:
       logits = logits + jnp.where(mask, 0.0, MASKED).astype(logits.dtype)
-    weights = jax.nn.softmax(logits).astype(self.dtype)
+    if bias is not None:
+      logits = _add_bias(logits, bias.astype(logits.dtype))
+    weights = _softmax(logits).astype(self.dtype)
     weights = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
       weights, deterministic=deterministic
     )
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+    attended = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
+    return jnp.swapaxes(attended, 1, 2)
 
   def _extend_cache(self, key, value, by_distance):
     """Adds one position to the cache; sets it up on the first call.
