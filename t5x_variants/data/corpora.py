@@ -57,7 +57,7 @@ def expand(pattern, what: str) -> tuple[str, ...]:
   for glob in map(os.fspath, patterns):
     try:
       found = tf.io.gfile.glob(os.path.expanduser(glob))
-      found = [path for path in found if not tf.io.gfile.isdir(path)]
+      found = [path for path in found if not os.path.isdir(path)]
     except tf.errors.OpError as error:
       raise UserError(f'{what}={glob!r} cannot be read: {error.message}') from (
         error
@@ -83,8 +83,9 @@ class DocumentSource(seqio.DataSource):
     self._format, self._field = text_format, field
     self._fraction = validation_fraction
     self.name = name
-    self.key = repr((name, sorted(files.items()), text_format, field))
-    self.key += '' if len(files) > 1 else repr(validation_fraction)
+    self.key = repr(
+      (name, sorted(files.items()), text_format, field, validation_fraction)
+    )
     self._idle = collections.OrderedDict()
     self._lock = threading.Lock()
     self._said = set()

@@ -9,8 +9,8 @@ the whole pipeline, shuffle buffer included, so that the batch after it is the
 one that would have come.
 """
 
+import json
 import os
-import pathlib
 
 import numpy as np
 
@@ -93,6 +93,17 @@ class Batches:
       raise UserError(
         f'split={split!r}: {mixture_or_task_name} has {list(task.splits)}'
       )
+    # A position means nothing to a pipeline built in another way.
+    self._built_with = {
+      'MIXTURE_OR_TASK_NAME': mixture_or_task_name,
+      'TASK_FEATURE_LENGTHS': dict(task_feature_lengths),
+      'split': split,
+      'batch_size': batch_size,
+      'shuffle': shuffle,
+      'seed': seed,
+      'pack': pack,
+      'num_epochs': num_epochs,
+    }
     self.vocabulary = task.output_features['targets'].vocabulary
     self._rows = batch_size // num_shards
     self._what = f'{mixture_or_task_name}, split {split!r}'
@@ -150,15 +161,27 @@ class Batches:
   def save(self, directory: str | os.PathLike) -> None:
     """Writes the position to a folder, in files named after the shard."""
     tf.io.gfile.makedirs(os.fspath(directory))
-    self._checkpoint.write(os.path.join(directory, self._position))
+    path = os.path.join(directory, self._position)
+    self._checkpoint.write(path)
+    with tf.io.gfile.GFile(path + '.json', 'w') as file:
+      file.write(json.dumps(self._built_with))
 
   def restore(self, directory: str | os.PathLike) -> None:
     """Goes on with the batch that followed when the position was saved."""
     path = os.path.join(directory, self._position)
-    if not tf.io.gfile.exists(path + '.index'):
+    if not tf.io.gfile.exists(path + '.json'):
       raise UserError(
-        f'no data position {self._position} in {pathlib.Path(directory)}: it'
-        ' is saved for each host, and read back by as many hosts as wrote it'
+        f'no data position {self._position} in {os.fspath(directory)}: each'
+        ' host has its own, and as many hosts must read as wrote'
       )
+    with tf.io.gfile.GFile(path + '.json', 'r') as file:
+      before = json.loads(file.read())
+    for name, value in self._built_with.items():
+      if before.get(name) != value:
+        raise UserError(
+          f'the data position in {os.fspath(directory)} was saved with'
+          f' {name}={before.get(name)!r} and this run has {value!r}: set it'
+          ' back, or start anew in another MODEL_DIR'
+        )
     self._checkpoint.read(path).assert_consumed()
     self._empty = False
