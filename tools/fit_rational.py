@@ -34,16 +34,16 @@ from t5x_variants import errors
 from t5x_variants.activations import rational
 
 RANGE = 8.0
-DEGREES = ("3/2", "5/4", "7/6")
+DEGREES = ('3/2', '5/4', '7/6')
 FUNCTIONS = {
-  "gelu": lambda x: (
+  'gelu': lambda x: (
     x * _sigmoid(2.0 * np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3))
   ),
-  "relu": lambda x: np.maximum(x, 0.0),
-  "leaky_relu": lambda x: np.where(x < 0, 0.01 * x, x),
-  "swish": lambda x: x * _sigmoid(x),
-  "tanh": np.tanh,
-  "sigmoid": lambda x: _sigmoid(x),
+  'relu': lambda x: np.maximum(x, 0.0),
+  'leaky_relu': lambda x: np.where(x < 0, 0.01 * x, x),
+  'swish': lambda x: x * _sigmoid(x),
+  'tanh': np.tanh,
+  'sigmoid': lambda x: _sigmoid(x),
 }
 
 
@@ -82,8 +82,8 @@ def fit(function, m: int, n: int, limit: float = RANGE):
       optimize.minimize(
         loss,
         start,
-        method="Nelder-Mead",
-        options={"maxiter": 4000, "xatol": 1e-9, "fatol": 1e-12},
+        method='Nelder-Mead',
+        options={'maxiter': 4000, 'xatol': 1e-9, 'fatol': 1e-12},
       )
       for start in starts
     ]
@@ -96,7 +96,7 @@ def fit(function, m: int, n: int, limit: float = RANGE):
 
 def report(form: str, name: str, row, limit: float = RANGE) -> str:
   """One line of the table: errors inside, values outside."""
-  a, b = row["numerator"], row["denominator"]
+  a, b = row['numerator'], row['denominator']
 
   def worst(bound):
     x = np.linspace(-bound, bound, 20001)
@@ -104,51 +104,51 @@ def report(form: str, name: str, row, limit: float = RANGE) -> str:
 
   tails = evaluate(a, b, np.asarray([-30.0, -10.0, 10.0, 30.0]))
   return (
-    f"{form:5} {name:11} {worst(3.0):9.1e} {worst(limit):9.1e} "
-    + " ".join(f"{value:9.3f}" for value in tails)
+    f'{form:5} {name:11} {worst(3.0):9.1e} {worst(limit):9.1e} '
+    + ' '.join(f'{value:9.3f}' for value in tails)
   )
 
 
 def write(table, path):
   """Writes the table, one coefficient vector a line."""
   text = json.dumps(table, indent=2, sort_keys=True)
-  text = re.sub(r"\[[^\]]*\]", lambda m: re.sub(r"\s+", " ", m.group()), text)
-  path.write_text(text.replace("[ ", "[").replace(" ]", "]") + "\n")
+  text = re.sub(r'\[[^\]]*\]', lambda m: re.sub(r'\s+', ' ', m.group()), text)
+  path.write_text(text.replace('[ ', '[').replace(' ]', ']') + '\n')
 
 
 def _degrees(form):
-  if not re.fullmatch(r"\d+/\d+", form):
+  if not re.fullmatch(r'\d+/\d+', form):
     raise errors.UserError(
-      f"degrees {form!r}: write numerator/denominator, such as 5/4"
+      f'degrees {form!r}: write numerator/denominator, such as 5/4'
     )
-  return tuple(map(int, form.split("/")))
+  return tuple(map(int, form.split('/')))
 
 
 def main(arguments=None):
   """Fits, prints the table and writes it."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--degrees", nargs="+", default=DEGREES, metavar="M/N")
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--degrees', nargs='+', default=DEGREES, metavar='M/N')
   parser.add_argument(
-    "--approximates", nargs="+", default=list(FUNCTIONS), choices=FUNCTIONS
+    '--approximates', nargs='+', default=list(FUNCTIONS), choices=FUNCTIONS
   )
   parser.add_argument(
-    "--dry-run", action="store_true", help="print, write nothing"
+    '--dry-run', action='store_true', help='print, write nothing'
   )
   options = parser.parse_args(arguments)
   degrees = {form: _degrees(form) for form in options.degrees}
-  path = rational.path("fitted")
+  path = rational.path('fitted')
   table = json.loads(path.read_text()) if path.exists() else {}
   print(
-    f"{'m/n':5} {'function':11} {'[-3, 3]':>9} {f'+-{RANGE:g}':>9} "
-    + " ".join(f"{f'f({x})':>9}" for x in (-30, -10, 10, 30))
+    f'{"m/n":5} {"function":11} {"[-3, 3]":>9} {f"+-{RANGE:g}":>9} '
+    + ' '.join(f'{f"f({x})":>9}' for x in (-30, -10, 10, 30))
   )
   for form, (m, n) in degrees.items():
     for name in options.approximates:
       a, b = fit(FUNCTIONS[name], m, n)
       # Nine digits are float32's, and do not differ between machines.
       row = {
-        "numerator": [float(f"{value:.8e}") for value in a],
-        "denominator": [float(f"{value:.8e}") for value in b],
+        'numerator': [float(f'{value:.8e}') for value in a],
+        'denominator': [float(f'{value:.8e}') for value in b],
       }
       table.setdefault(form, {})[name] = row
       print(report(form, name, row), flush=True)
@@ -156,8 +156,8 @@ def main(arguments=None):
     write(table, path)
 
 
-if __name__ == "__main__":
+if __name__ == '__main__':
   try:
     main()
   except errors.UserError as error:
-    sys.exit(f"fit_rational: {error}")
+    sys.exit(f'fit_rational: {error}')

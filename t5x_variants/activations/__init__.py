@@ -15,57 +15,57 @@ from t5x_variants.activations.registry import (
 )
 
 __all__ = [
-  "Activation",
-  "define",
-  "fixed",
-  "get",
-  "names",
-  "polycom",
-  "rational",
-  "register",
-  "registry",
+  'Activation',
+  'define',
+  'fixed',
+  'get',
+  'names',
+  'polycom',
+  'rational',
+  'register',
+  'registry',
 ]
 
-_GELU = "Hendrycks and Gimpel 2016, Gaussian Error Linear Units"
+_GELU = 'Hendrycks and Gimpel 2016, Gaussian Error Linear Units'
 
 _TABLE = (
   define(
-    "relu",
+    'relu',
     fixed.relu,
-    paper="Nair and Hinton 2010, Rectified Linear Units Improve Restricted "
-    "Boltzmann Machines",
+    paper='Nair and Hinton 2010, Rectified Linear Units Improve Restricted '
+    'Boltzmann Machines',
   ),
-  define("gelu", fixed.gelu, paper=f"{_GELU}, arXiv:1606.08415 (tanh form)"),
-  define("gelu_exact", fixed.gelu_exact, paper=f"{_GELU}, arXiv:1606.08415"),
+  define('gelu', fixed.gelu, paper=f'{_GELU}, arXiv:1606.08415 (tanh form)'),
+  define('gelu_exact', fixed.gelu_exact, paper=f'{_GELU}, arXiv:1606.08415'),
   define(
-    "swish",
+    'swish',
     fixed.swish,
-    paper="Ramachandran et al. 2017, Searching for Activation Functions, "
-    "arXiv:1710.05941",
+    paper='Ramachandran et al. 2017, Searching for Activation Functions, '
+    'arXiv:1710.05941',
   ),
   define(
-    "sigmoid",
+    'sigmoid',
     fixed.sigmoid,
-    paper="Dauphin et al. 2016, Language Modeling with Gated Convolutional "
-    "Networks, arXiv:1612.08083 (the gate of GLU)",
+    paper='Dauphin et al. 2016, Language Modeling with Gated Convolutional '
+    'Networks, arXiv:1612.08083 (the gate of GLU)',
   ),
   define(
-    "linear",
+    'linear',
     fixed.linear,
-    paper="Shazeer 2020, GLU Variants Improve Transformer, arXiv:2002.05202 "
-    "(the gate of Bilinear)",
+    paper='Shazeer 2020, GLU Variants Improve Transformer, arXiv:2002.05202 '
+    '(the gate of Bilinear)',
   ),
   define(
-    "squared_relu",
+    'squared_relu',
     fixed.squared_relu,
-    paper="So et al. 2021, Primer: Searching for Efficient Transformers, "
-    "arXiv:2109.08668",
+    paper='So et al. 2021, Primer: Searching for Efficient Transformers, '
+    'arXiv:2109.08668',
   ),
   define(
-    "xielu",
+    'xielu',
     fixed.xielu,
-    paper="Huang and Schlag 2024, Deriving Activation Functions Using "
-    "Integration, arXiv:2411.13010",
+    paper='Huang and Schlag 2024, Deriving Activation Functions Using '
+    'Integration, arXiv:2411.13010',
     initial=fixed.XIELU_INITIAL,
   ),
   rational.rational(),

@@ -70,8 +70,8 @@ def squared_relu(z, c):
 XIELU_B = 0.5
 # softplus of these gives a_p = 0.8 and a_n - b = 0.3: both a start at 0.8.
 XIELU_INITIAL = {
-  "alpha_p": [math.log(math.expm1(0.8))],
-  "alpha_n": [math.log(math.expm1(0.8 - XIELU_B))],
+  'alpha_p': [math.log(math.expm1(0.8))],
+  'alpha_n': [math.log(math.expm1(0.8 - XIELU_B))],
 }
 
 
@@ -81,8 +81,8 @@ def xielu(z, c):
   The published code takes e^min(z, -1e-6), whose derivative at 0 is off by
   a_n; here the two halves are kept apart by `where`, at most 1e-6 away.
   """
-  a_p = jax.nn.softplus(c["alpha_p"][0])
-  a_n = XIELU_B + jax.nn.softplus(c["alpha_n"][0])
+  a_p = jax.nn.softplus(c['alpha_p'][0])
+  a_n = XIELU_B + jax.nn.softplus(c['alpha_n'][0])
   p = jnp.where(z > 0, z, 0.0)
   n = jnp.where(z > 0, 0.0, z)
   # e^n - 1 without cancellation near 0, of what TPU kernels can compute.

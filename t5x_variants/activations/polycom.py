@@ -28,26 +28,26 @@ from t5x_variants import errors
 from t5x_variants.activations import fixed, registry
 
 _PAPER = (
-  "Zhuo et al. 2025, Polynomial Composition Activations: Unleashing the "
-  "Dynamics of Large Language Models, arXiv:2411.03884"
+  'Zhuo et al. 2025, Polynomial Composition Activations: Unleashing the '
+  'Dynamics of Large Language Models, arXiv:2411.03884'
 )
 _EPSILON = 1e-6
 
 
 def polyrelu(order: int = 3) -> registry.Activation:
   """PolyReLU of the given order; equal orders give the identical object."""
-  return _make("polyrelu", _order("polyrelu", order))
+  return _make('polyrelu', _order('polyrelu', order))
 
 
 def polynorm(order: int = 3) -> registry.Activation:
   """PolyNorm of the given order; equal orders give the identical object."""
-  return _make("polynorm", _order("polynorm", order))
+  return _make('polynorm', _order('polynorm', order))
 
 
 def _order(name, order):
   if not isinstance(order, int) or isinstance(order, bool) or order < 1:
     raise errors.UserError(
-      f"{name} of order {order!r}: the order is a whole number from 1 up"
+      f'{name} of order {order!r}: the order is a whole number from 1 up'
     )
   return order
 
@@ -55,29 +55,29 @@ def _order(name, order):
 @functools.cache
 def _make(name, order):
   return registry.define(
-    name if order == 3 else f"{name}(order={order})",
-    _polyrelu if name == "polyrelu" else _polynorm,
+    name if order == 3 else f'{name}(order={order})',
+    _polyrelu if name == 'polyrelu' else _polynorm,
     paper=_PAPER,
-    kind="elementwise" if name == "polyrelu" else "rowwise",
-    initial={"weight": [1.0 / order] * order, "bias": [0.0]},
+    kind='elementwise' if name == 'polyrelu' else 'rowwise',
+    initial={'weight': [1.0 / order] * order, 'bias': [0.0]},
   )
 
 
 def _polyrelu(z, c):
   r = fixed.relu(z, {})
-  h = c["weight"][-1] * r
-  for weight in reversed(c["weight"][:-1]):
+  h = c['weight'][-1] * r
+  for weight in reversed(c['weight'][:-1]):
     h = (h + weight) * r
-  return h + c["bias"][0]
+  return h + c['bias'][0]
 
 
 def _polynorm(z, c):
   power = z
-  h = c["weight"][0] * _normalise(power)
-  for weight in c["weight"][1:]:
+  h = c['weight'][0] * _normalise(power)
+  for weight in c['weight'][1:]:
     power = power * z
     h = h + weight * _normalise(power)
-  return h + c["bias"][0]
+  return h + c['bias'][0]
 
 
 def _normalise(u):

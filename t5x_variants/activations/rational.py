@@ -50,30 +50,30 @@ from t5x_variants import errors
 from t5x_variants.activations import registry
 
 _PAPER = (
-  "Molina et al. 2020, Pade Activation Units, arXiv:1907.06732; Fang et al. "
-  "2022, Transformers with Learnable Activation Functions, arXiv:2208.14111"
+  'Molina et al. 2020, Pade Activation Units, arXiv:1907.06732; Fang et al. '
+  '2022, Transformers with Learnable Activation Functions, arXiv:2208.14111'
 )
-VERSIONS = ("A", "B", "C", "D")
+VERSIONS = ('A', 'B', 'C', 'D')
 FUNCTIONS = (
-  "gelu",
-  "relu",
-  "leaky_relu",
-  "swish",
-  "tanh",
-  "sigmoid",
-  "identity",
+  'gelu',
+  'relu',
+  'leaky_relu',
+  'swish',
+  'tanh',
+  'sigmoid',
+  'identity',
 )
-SETS = ("fitted", "published")
+SETS = ('fitted', 'published')
 DEVIATION = 0.1
 
 Vectors = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def rational(
-  version: str = "A",
+  version: str = 'A',
   degrees: Sequence[int] = (5, 4),
-  approximates: str = "gelu",
-  coefficients: str | Sequence[Sequence[float]] = "fitted",
+  approximates: str = 'gelu',
+  coefficients: str | Sequence[Sequence[float]] = 'fitted',
 ) -> registry.Activation:
   """A rational activation; equal options give the identical object.
 
@@ -89,20 +89,20 @@ def rational(
   """
   if version not in VERSIONS:
     raise errors.UserError(
-      f"unknown rational version {version!r}; allowed: {', '.join(VERSIONS)}"
+      f'unknown rational version {version!r}; allowed: {", ".join(VERSIONS)}'
     )
   degrees = _checked_degrees(degrees)
   if isinstance(coefficients, str):
     vectors = initial(version, degrees, approximates, coefficients)
   else:
     vectors = _checked_vectors(coefficients)
-    approximates, coefficients = "given", "given"
-  sizes = (degrees[0] + 1, degrees[1] + (version == "C"))
+    approximates, coefficients = 'given', 'given'
+  sizes = (degrees[0] + 1, degrees[1] + (version == 'C'))
   if sizes != tuple(map(len, vectors)):
     raise errors.UserError(
-      f"rational version {version} of degrees {degrees} has {sizes[0]} "
-      f"numerator and {sizes[1]} denominator coefficients, but was given "
-      f"{len(vectors[0])} and {len(vectors[1])}"
+      f'rational version {version} of degrees {degrees} has {sizes[0]} '
+      f'numerator and {sizes[1]} denominator coefficients, but was given '
+      f'{len(vectors[0])} and {len(vectors[1])}'
     )
   return _make(version, degrees, approximates, coefficients, vectors)
 
@@ -113,42 +113,42 @@ def initial(
   """Returns the initial (numerator, denominator) from the set of that name."""
   if approximates not in FUNCTIONS:
     raise errors.UserError(
-      f"a rational cannot start as {approximates!r}; allowed: "
-      f"{', '.join(FUNCTIONS)}"
+      f'a rational cannot start as {approximates!r}; allowed: '
+      f'{", ".join(FUNCTIONS)}'
     )
   if name not in SETS:
     raise errors.UserError(
-      f"unknown rational coefficients {name!r}; allowed: {', '.join(SETS)}, or "
-      "a pair (numerator, denominator)"
+      f'unknown rational coefficients {name!r}; allowed: {", ".join(SETS)}, or '
+      'a pair (numerator, denominator)'
     )
-  if approximates == "identity":
+  if approximates == 'identity':
     return _identity(version, degrees)
-  form = f"{degrees[0]}/{degrees[1]}"
-  if name == "published":
-    form = f"{version} {form}"
+  form = f'{degrees[0]}/{degrees[1]}'
+  if name == 'published':
+    form = f'{version} {form}'
   table = load(name)
   if approximates not in table.get(form, {}):
-    known = ", ".join(f"{k} {f}" for k in table for f in table[k])
+    known = ', '.join(f'{k} {f}' for k in table for f in table[k])
     remedy = (
       "take coefficients 'fitted'"
-      if name == "published"
-      else f"run: python tools/fit_rational.py --degrees {form} "
-      f"--approximates {approximates}"
+      if name == 'published'
+      else f'run: python tools/fit_rational.py --degrees {form} '
+      f'--approximates {approximates}'
     )
     raise errors.UserError(
-      f"there are no {name} rational coefficients for {form} {approximates}, "
-      f"only for: {known}; {remedy}"
+      f'there are no {name} rational coefficients for {form} {approximates}, '
+      f'only for: {known}; {remedy}'
     )
   row = table[form][approximates]
-  numerator, denominator = row["numerator"], row["denominator"]
-  if name == "fitted" and version == "C":
+  numerator, denominator = row['numerator'], row['denominator']
+  if name == 'fitted' and version == 'C':
     denominator = [0.9, *denominator]
   return tuple(numerator), tuple(denominator)
 
 
 def path(name: str) -> pathlib.Path:
   """The file of a named set of coefficients."""
-  return pathlib.Path(__file__).with_name(f"rational_{name}.json")
+  return pathlib.Path(__file__).with_name(f'rational_{name}.json')
 
 
 @functools.cache
@@ -161,12 +161,12 @@ def _identity(version, degrees):
   m, n = degrees
   if m < 1:
     raise errors.UserError(
-      f"a rational of degrees {degrees} cannot start as identity: its "
-      "numerator needs degree 1 or more"
+      f'a rational of degrees {degrees} cannot start as identity: its '
+      'numerator needs degree 1 or more'
     )
   numerator = tuple(float(i == 1) for i in range(m + 1))
   denominator = (0.0,) * n
-  return numerator, (0.9, *denominator) if version == "C" else denominator
+  return numerator, (0.9, *denominator) if version == 'C' else denominator
 
 
 def _checked_degrees(degrees):
@@ -178,8 +178,8 @@ def _checked_degrees(degrees):
   for degree in (m, n):
     if type(degree) is not int or degree < 0:
       raise errors.UserError(
-        f"rational degrees {given!r}: allowed is a pair (m, n) of whole "
-        "numbers from 0 up, such as (5, 4)"
+        f'rational degrees {given!r}: allowed is a pair (m, n) of whole '
+        'numbers from 0 up, such as (5, 4)'
       )
   return degrees
 
@@ -190,27 +190,27 @@ def _checked_vectors(coefficients):
     return tuple(map(float, numerator)), tuple(map(float, denominator))
   except (TypeError, ValueError) as error:
     raise errors.UserError(
-      f"rational coefficients {coefficients!r}: allowed are "
-      f"{', '.join(map(repr, SETS))} or a pair (numerator, denominator) of "
-      "lists of numbers"
+      f'rational coefficients {coefficients!r}: allowed are '
+      f'{", ".join(map(repr, SETS))} or a pair (numerator, denominator) of '
+      'lists of numbers'
     ) from error
 
 
 @functools.cache
 def _make(version, degrees, approximates, coefficients, vectors):
   options = {
-    "version": (version, "A"),
-    "degrees": (degrees, (5, 4)),
-    "approximates": (approximates, "gelu"),
-    "coefficients": (coefficients, "fitted"),
+    'version': (version, 'A'),
+    'degrees': (degrees, (5, 4)),
+    'approximates': (approximates, 'gelu'),
+    'coefficients': (coefficients, 'fitted'),
   }
-  changed = [f"{k}={v}" for k, (v, default) in options.items() if v != default]
+  changed = [f'{k}={v}' for k, (v, default) in options.items() if v != default]
   return registry.define(
-    f"rational({', '.join(changed)})" if changed else "rational",
+    f'rational({", ".join(changed)})' if changed else 'rational',
     functools.partial(_rational, version),
     paper=_PAPER,
-    initial={"numerator": vectors[0], "denominator": vectors[1]},
-    perturb=perturb if version == "D" else None,
+    initial={'numerator': vectors[0], 'denominator': vectors[1]},
+    perturb=perturb if version == 'D' else None,
   )
 
 
@@ -239,15 +239,15 @@ def perturb(coefficients: registry.Coefficients, key: jax.Array) -> dict:
 
 
 def _rational(version, z, c):
-  p = _polynomial(c["numerator"], z)
-  return _divide(p, _denominator(version, c["denominator"], z))
+  p = _polynomial(c['numerator'], z)
+  return _divide(p, _denominator(version, c['denominator'], z))
 
 
 def _denominator(version, b, z):
-  if version == "A":
+  if version == 'A':
     y = _absolute(z)
     return 1.0 + y * _polynomial([_absolute(v) for v in b], y)
-  if version == "C":
+  if version == 'C':
     return 0.1 + _absolute(_polynomial(b, z))
   return 1.0 + _absolute(z * _polynomial(b, z))
 

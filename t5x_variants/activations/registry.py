@@ -30,7 +30,7 @@ from jaxtyping import Array, Float
 from t5x_variants import errors
 
 Coefficients = Mapping[str, Any]
-KINDS = ("elementwise", "rowwise")
+KINDS = ('elementwise', 'rowwise')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Activation:
   """
 
   name: str
-  fn: Callable[[Float[Array, "..."], Coefficients], Float[Array, "..."]]
+  fn: Callable[[Float[Array, '...'], Coefficients], Float[Array, '...']]
   init: Callable[[], dict[str, np.ndarray]]
   kind: str
   paper: str
@@ -65,7 +65,7 @@ def define(
   formula: Callable,
   *,
   paper: str,
-  kind: str = "elementwise",
+  kind: str = 'elementwise',
   initial: Mapping[str, Sequence[float]] | None = None,
   perturb: Callable | None = None,
 ) -> Activation:
@@ -87,7 +87,7 @@ def define(
   """
   if kind not in KINDS:
     raise errors.UserError(
-      f"activation {name!r} has kind {kind!r}; allowed: {', '.join(KINDS)}"
+      f'activation {name!r} has kind {kind!r}; allowed: {", ".join(KINDS)}'
     )
   initial = {
     key: tuple(float(value) for value in values)
@@ -99,8 +99,8 @@ def define(
     given = {key: len(values) for key, values in coefficients.items()}
     if given != sizes:
       raise errors.UserError(
-        f"activation {name!r} has coefficients of lengths {sizes}, but was "
-        f"given {given}; start from its init()"
+        f'activation {name!r} has coefficients of lengths {sizes}, but was '
+        f'given {given}; start from its init()'
       )
     dtype = jnp.promote_types(z.dtype, jnp.float32)
     c = {
@@ -123,18 +123,18 @@ def register(activation: Activation) -> Activation:
   """Adds an activation to the table; its name must be new."""
   if not isinstance(activation, Activation):
     raise errors.UserError(
-      f"register() takes an Activation, not {activation!r}; make one with "
-      "activations.define(name, formula, paper=...)"
+      f'register() takes an Activation, not {activation!r}; make one with '
+      'activations.define(name, formula, paper=...)'
     )
   if activation.kind not in KINDS:
     raise errors.UserError(
-      f"activation {activation.name!r} has kind {activation.kind!r}; allowed: "
-      f"{', '.join(KINDS)}"
+      f'activation {activation.name!r} has kind {activation.kind!r}; allowed: '
+      f'{", ".join(KINDS)}'
     )
   if activation.name in _TABLE:
     raise errors.UserError(
-      f"activation {activation.name!r} is registered already; choose another "
-      "name"
+      f'activation {activation.name!r} is registered already; choose another '
+      'name'
     )
   _TABLE[activation.name] = activation
   return activation
@@ -152,8 +152,8 @@ def get(name: str | Activation) -> Activation:
   if isinstance(name, str) and name in _TABLE:
     return _TABLE[name]
   close = difflib.get_close_matches(str(name), names(), n=1)
-  hint = f" (did you mean {close[0]!r}?)" if close else ""
+  hint = f' (did you mean {close[0]!r}?)' if close else ''
   raise errors.UserError(
-    f"unknown activation {name!r}{hint}; allowed: {', '.join(names())}, or an "
-    "Activation"
+    f'unknown activation {name!r}{hint}; allowed: {", ".join(names())}, or an '
+    'Activation'
   )
