@@ -28,14 +28,27 @@ from t5x_variants import errors
 # whose keys are masked (padding) gives a uniform average and not NaN.
 MASKED = -1e10
 
-DENSE_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-ATTENTION_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-RELPOS_INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+DENSE_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+ATTENTION_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
+RELPOS_INIT = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 
 
 def constrain(x: Array, *axes: str) -> Array:
-  """Constrains the sharding of x by logical axis names, under a mesh only."""
-  return partitioning.with_sharding_constraint(x, axes)
+  """Constrains how x is sharded, by logical axis names.
+
+  Does nothing without logical axis rules or without a mesh. Flax's function
+  of this purpose does nothing either under the `with mesh:` of t5x, which it
+  no longer looks at; JAX does.
+  """
+  rules = partitioning.get_axis_rules()
+  if not rules:
+    return x
+  try:
+    return lax.with_sharding_constraint(
+      x, partitioning.logical_to_mesh_axes(axes, rules)
+    )
+  except RuntimeError:  # There is no mesh.
+    return x
 
 
 class DenseGeneral(nn.Module):
@@ -61,13 +74,14 @@ class DenseGeneral(nn.Module):
     kept = x.shape[: x.ndim - self.contract]
     rows = math.prod(x.shape[x.ndim - self.contract :])
     kernel = partitioning.param_with_axes(
-      "kernel",
+      'kernel',
       self.kernel_init,
       (rows, math.prod(self.features)),
       jnp.float32,
       axes=self.kernel_axes,
     )
-    y = x.astype(self.dtype).reshape(*kept, rows) @ kernel.astype(self.dtype)
+    # As rows of tokens: see kernels/reference.py.
+    y = x.astype(self.dtype).reshape(-1, rows) @ kernel.astype(self.dtype)
     return y.reshape(*kept, *self.features)
 
 
@@ -78,14 +92,14 @@ class LayerNorm(nn.Module):
   epsilon: float = 1e-6
 
   @nn.compact
-  def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
     """Normalises the last axis, in float32."""
     scale = partitioning.param_with_axes(
-      "scale",
+      'scale',
       nn.initializers.ones,
       (x.shape[-1],),
       jnp.float32,
-      axes=("embed",),
+      axes=('embed',),
     )
     x = x.astype(jnp.float32)
     square = jnp.mean(lax.square(x), axis=-1, keepdims=True)
@@ -101,22 +115,34 @@ class Embed(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self):
+    """Declares the table."""
     self.embedding = partitioning.param_with_axes(
-      "embedding",
+      'embedding',
       nn.initializers.normal(stddev=1.0),
       (self.num_embeddings, self.features),
       jnp.float32,
-      axes=("vocab", "embed"),
+      axes=('vocab', 'embed'),
     )
 
-  def __call__(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-    """Looks the tokens up, as a matmul: a table sharded over the vocabulary
-    is then partitioned like any other, and so is its gradient.
-    """
-    one_hot = jax.nn.one_hot(tokens, self.num_embeddings, dtype=self.dtype)
-    return one_hot @ self.embedding.astype(self.dtype)
+  def __call__(self, tokens: Int[Array, 'B L']) -> Float[Array, 'B L D']:
+    """Looks the tokens up; a token outside of the table gives NaN on CPU.
 
-  def attend(self, x: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+    An accelerator does it as a matmul: a table sharded over the vocabulary
+    is then partitioned like any other, and its gradient needs no scatter. On
+    a CPU the matmul would cost as much as the logits.
+    """
+
+    def matmul(table, tokens):
+      return jax.nn.one_hot(tokens, len(table), dtype=table.dtype) @ table
+
+    def gather(table, tokens):
+      return jnp.take(table, tokens, axis=0)
+
+    table = self.embedding.astype(self.dtype)
+    embedded = lax.platform_dependent(table, tokens, cpu=gather, default=matmul)
+    return constrain(embedded, 'batch', 'length', 'embed')
+
+  def attend(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
     """Logits by inner product with the table, in float32, for scale 1."""
     return x.astype(jnp.float32) @ self.embedding.T / math.sqrt(self.features)
 
@@ -159,50 +185,38 @@ class RelativePositionBiases(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, length: int) -> Float[Array, "H 2*length-1"]:
-    """The bias of each distance from -(length - 1) to length - 1."""
+  def __call__(self, distance: np.ndarray) -> Float[Array, 'H ...']:
+    """The bias of each distance, by a matmul: its gradient is no scatter."""
     table = partitioning.param_with_axes(
-      "rel_embedding",
+      'rel_embedding',
       RELPOS_INIT,
       (self.num_heads, self.num_buckets),
       jnp.float32,
-      axes=("heads", "relpos_buckets"),
+      axes=('heads', 'relpos_buckets'),
     )
     buckets = relative_position_buckets(
-      np.arange(-(length - 1), length),
-      self.bidirectional,
-      self.num_buckets,
-      self.max_distance,
+      distance, self.bidirectional, self.num_buckets, self.max_distance
     )
-    one_hot = buckets == np.arange(self.num_buckets)[:, None]
-    return table.astype(self.dtype) @ jnp.asarray(one_hot, self.dtype)
+    one_hot = jax.nn.one_hot(
+      buckets, self.num_buckets, axis=0, dtype=self.dtype
+    )
+    return jnp.tensordot(table.astype(self.dtype), one_hot, axes=1)
 
 
-def spread_distances(
-  by_distance: Float[Array, "H 2*L-1"],
-) -> Float[Array, "1 H L L"]:
-  """Lays biases by distance out as a matrix: [q, k] gets distance k - q.
-
-  Rows of 2L numbers, read again in rows of 2L - 1, move on by one each row:
-  copies only, forward and backward, where a gather would need a scatter.
-  """
-  heads, span = by_distance.shape
-  length = (span + 1) // 2
-  rows = jnp.pad(by_distance, ((0, 0), (0, 1)))[:, None, :]
-  rows = jnp.broadcast_to(rows, (heads, length, span + 1))
-  rows = rows.reshape(heads, -1)[:, : length * span]
-  return rows.reshape(1, heads, length, span)[..., length - 1 :]
+def distances(length: int) -> np.ndarray:
+  """The distance from query q to key k at [q, k]."""
+  return np.arange(length)[None, :] - np.arange(length)[:, None]
 
 
 def attention_mask(
   query: Array, key: Array, compare: Callable[[Array, Array], Array]
-) -> Bool[Array, "B 1 Q K"]:
+) -> Bool[Array, 'B 1 Q K']:
   """Compares [B, Q] with [B, K] pairwise, with an axis for the heads."""
   return compare(query[:, None, :, None], key[:, None, None, :])
 
 
 @jax.custom_jvp
-def _softmax(logits: Float[Array, "B H Q K"]) -> Float[Array, "B H Q K"]:
+def _softmax(logits: Float[Array, 'B H Q K']) -> Float[Array, 'B H Q K']:
   """Softmax over the keys, of which the backward pass keeps the result only.
 
   The derivative of the plain formula keeps numerator and denominator.
@@ -220,8 +234,8 @@ def _softmax_jvp(primals, tangents):
 
 @jax.custom_vjp
 def _add_bias(
-  logits: Float[Array, "B H Q K"], bias: Float[Array, "1 H Q K"]
-) -> Float[Array, "B H Q K"]:
+  logits: Float[Array, 'B H Q K'], bias: Float[Array, '1 H Q K']
+) -> Float[Array, 'B H Q K']:
   """The sum; its derivative adds up the examples by a matmul with ones.
 
   That is what a plain sum over the leading axis means, too, but XLA's CPU
@@ -265,15 +279,15 @@ class MultiHeadDotProductAttention(nn.Module):
   @nn.compact
   def __call__(
     self,
-    inputs_q: Float[Array, "B Q D"],
-    inputs_kv: Float[Array, "B K D"],
-    mask: Bool[Array, "B 1 Q K"] | None = None,
-    bias: Float[Array, "1 H Q K"] | None = None,
+    inputs_q: Float[Array, 'B Q D'],
+    inputs_kv: Float[Array, 'B K D'],
+    mask: Bool[Array, 'B 1 Q K'] | None = None,
+    bias: Float[Array, '1 H Q K'] | None = None,
     *,
-    by_distance: Float[Array, "H 2*K-1"] | None = None,
+    by_distance: Float[Array, 'H 2*K-1'] | None = None,
     decode: bool = False,
     deterministic: bool = False,
-  ) -> Float[Array, "B Q D"]:
+  ) -> Float[Array, 'B Q D']:
     """Attends.
 
     Args:
@@ -294,26 +308,26 @@ class MultiHeadDotProductAttention(nn.Module):
     def project(name, inputs, init):
       y = DenseGeneral(
         (self.num_heads, self.head_dim),
-        ("embed", "joined_kv"),
+        ('embed', 'joined_kv'),
         dtype=self.dtype,
         kernel_init=init,
         name=name,
       )(inputs)
-      return constrain(y, "batch", "length", "heads", "kv")
+      return constrain(y, 'batch', 'length', 'heads', 'kv')
 
-    query = project("query", inputs_q, self._query_init)
-    key = project("key", inputs_kv, ATTENTION_INIT)
-    value = project("value", inputs_kv, ATTENTION_INIT)
+    query = project('query', inputs_q, self._query_init)
+    key = project('key', inputs_kv, ATTENTION_INIT)
+    value = project('value', inputs_kv, ATTENTION_INIT)
     if decode:
       key, value, mask, bias = self._extend_cache(key, value, by_distance)
     attended = self._attend(query, key, value, mask, bias, deterministic)
     return DenseGeneral(
       (inputs_q.shape[-1],),
-      ("joined_kv", "embed"),
+      ('joined_kv', 'embed'),
       contract=2,
       dtype=self.dtype,
       kernel_init=ATTENTION_INIT,
-      name="out",
+      name='out',
     )(attended)
 
   def _query_init(self, *args) -> Array:
@@ -325,7 +339,7 @@ class MultiHeadDotProductAttention(nn.Module):
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     wide = jnp.float32 if self.float32_logits else None
     logits = jnp.einsum(
-      "bhqd,bhkd->bhqk", query, key, preferred_element_type=wide
+      'bhqd,bhkd->bhqk', query, key, preferred_element_type=wide
     )
     if mask is not None:
       logits = logits + jnp.where(mask, 0.0, MASKED).astype(logits.dtype)
@@ -335,7 +349,7 @@ class MultiHeadDotProductAttention(nn.Module):
     weights = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
       weights, deterministic=deterministic
     )
-    attended = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
+    attended = jnp.einsum('bhqk,bhkd->bhqd', weights, value)
     return jnp.swapaxes(attended, 1, 2)
 
   def _extend_cache(self, key, value, by_distance):
@@ -344,24 +358,24 @@ class MultiHeadDotProductAttention(nn.Module):
     Keys and values are kept as [B, H, P, K], the layout of t5x, whose beam
     search reorders the leaves by name.
     """
-    ready = self.has_variable("cache", "cached_key")
+    ready = self.has_variable('cache', 'cached_key')
     kept_key, kept_value = (
       self.variable(
-        "cache",
+        'cache',
         name,
         lambda x=x: jnp.zeros(jnp.moveaxis(x, 1, -1).shape, x.dtype),
       )
-      for name, x in (("cached_key", key), ("cached_value", value))
+      for name, x in (('cached_key', key), ('cached_value', value))
     )
-    index = self.variable("cache", "cache_index", lambda: jnp.int32(0))
+    index = self.variable('cache', 'cache_index', lambda: jnp.int32(0))
     if not ready:
       return key, value, None, None
     length, now = kept_key.value.shape[-1], index.value
     if key.shape[1] != 1 or by_distance.shape[-1] != 2 * length - 1:
       raise errors.UserError(
-        f"A decoding step takes 1 position and max_decode_length={length}, "
-        f"the length its cache was made for; got {key.shape[1]} positions "
-        f"and max_decode_length={(by_distance.shape[-1] + 1) // 2}."
+        f'A decoding step takes 1 position and max_decode_length={length}, '
+        f'the length its cache was made for; got {key.shape[1]} positions '
+        f'and max_decode_length={(by_distance.shape[-1] + 1) // 2}.'
       )
     for kept, x in ((kept_key, key), (kept_value, value)):
       kept.value = lax.dynamic_update_slice_in_dim(

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from t5x_variants import activations, errors, kernels
 
 KERNEL_INIT = nn.initializers.variance_scaling(
-  1.0, "fan_in", "truncated_normal"
+  1.0, 'fan_in', 'truncated_normal'
 )
 
 
@@ -34,9 +34,9 @@ def width(mlp_dim: int, gated: bool) -> int:
     return mlp_dim
   if mlp_dim % 3:
     raise errors.UserError(
-      f"A gated block gets two thirds of mlp_dim, but {mlp_dim} is not "
-      "divisible by 3: choose a multiple of 3, such as "
-      f"{mlp_dim - mlp_dim % 3} or {mlp_dim - mlp_dim % 3 + 3}."
+      f'A gated block gets two thirds of mlp_dim, but {mlp_dim} is not '
+      'divisible by 3: choose a multiple of 3, such as '
+      f'{mlp_dim - mlp_dim % 3} or {mlp_dim - mlp_dim % 3 + 3}.'
     )
   return mlp_dim * 2 // 3
 
@@ -50,7 +50,7 @@ class _Kernel(nn.Module):
   @nn.compact
   def __call__(self):
     return partitioning.param_with_axes(
-      "kernel", KERNEL_INIT, self.shape, jnp.float32, axes=self.axes
+      'kernel', KERNEL_INIT, self.shape, jnp.float32, axes=self.axes
     )
 
 
@@ -65,7 +65,7 @@ class _Coefficients(nn.Module):
       name: partitioning.param_with_axes(
         name,
         lambda _, value=value: jnp.asarray(value, jnp.float32),
-        axes=("mlp_activations",),
+        axes=('mlp_activations',),
       )
       for name, value in self.activation.init().items()
     }
@@ -84,39 +84,39 @@ class MlpBlock(nn.Module):
   """
 
   mlp_dim: int
-  activation: Any = "gelu"
+  activation: Any = 'gelu'
   gated: bool = False
   dropout_rate: float = 0.0
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "B L D"], deterministic: bool = False
-  ) -> Float[Array, "B L D"]:
+    self, x: Float[Array, 'B L D'], deterministic: bool = False
+  ) -> Float[Array, 'B L D']:
     """Applies the block."""
     activation = activations.get(self.activation)
     features = x.shape[-1]
     into, out = (features, self.mlp_dim), (self.mlp_dim, features)
-    names = ("wi_0", "wi_1") if self.gated else ("wi",)
-    wi = tuple(_Kernel(into, ("embed", "mlp"), name=n)() for n in names)
-    wo = _Kernel(out, ("mlp", "embed"), name="wo")()
+    names = ('wi_0', 'wi_1') if self.gated else ('wi',)
+    wi = tuple(_Kernel(into, ('embed', 'mlp'), name=n)() for n in names)
+    wo = _Kernel(out, ('mlp', 'embed'), name='wo')()
     coefficients = {}
     if activation.init():
-      coefficients = _Coefficients(activation, name="activation")()
+      coefficients = _Coefficients(activation, name='activation')()
     if activation.perturb is not None and not deterministic:
-      coefficients = activation.perturb(coefficients, self.make_rng("dropout"))
+      coefficients = activation.perturb(coefficients, self.make_rng('dropout'))
     dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))
 
     def on_hidden(hidden):
       hidden = dropout(hidden, deterministic=deterministic)
       return partitioning.with_sharding_constraint(
-        hidden, ("batch", "length", "mlp")
+        hidden, ('batch', 'length', 'mlp')
       )
 
     x = x.astype(self.dtype)
-    if self.is_mutable_collection("intermediates"):
+    if self.is_mutable_collection('intermediates'):
       # Computed again here, so that no implementation has to hand it out.
-      self.sow("intermediates", "preactivation", x @ wi[0].astype(x.dtype))
+      self.sow('intermediates', 'preactivation', x @ wi[0].astype(x.dtype))
     return kernels.ffn(
       x,
       wi if self.gated else wi[0],

@@ -17,16 +17,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
 from t5x_variants import activations, errors, layers, mlp
 
 REMAT_POLICIES = {
-  "none": None,
+  'none': None,
   # The outputs of the matmuls with parameters; attention is computed again.
-  "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  "full": jax.checkpoint_policies.nothing_saveable,
+  'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
 }
 
 
@@ -66,10 +67,10 @@ class T5Config:
   dropout_rate: float = 0.1
   logits_via_embedding: bool = False
   float32_attention_logits: bool = False
-  activation: Any = "gelu"
+  activation: Any = 'gelu'
   gated: bool = True
   scan_layers: bool = False
-  remat_policy: str = "none"
+  remat_policy: str = 'none'
 
   def __post_init__(self):
     try:
@@ -79,26 +80,26 @@ class T5Config:
       allowed = False
     if not allowed:
       raise errors.UserError(
-        f"T5Config.dtype is {self.dtype!r}, which is no floating point type: "
+        f'T5Config.dtype is {self.dtype!r}, which is no floating point type: '
         "use 'float32' or 'bfloat16'."
       )
-    object.__setattr__(self, "dtype", dtype)
-    object.__setattr__(self, "activation", activations.get(self.activation))
+    object.__setattr__(self, 'dtype', dtype)
+    object.__setattr__(self, 'activation', activations.get(self.activation))
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if field.type is int and (not isinstance(value, int) or value < 1):
         raise errors.UserError(
-          f"T5Config.{field.name} is {value!r}: give a whole number from 1."
+          f'T5Config.{field.name} is {value!r}: give a whole number from 1.'
         )
     if self.remat_policy not in REMAT_POLICIES:
       raise errors.UserError(
-        f"T5Config.remat_policy is {self.remat_policy!r}: use one of "
-        f"{sorted(REMAT_POLICIES)}."
+        f'T5Config.remat_policy is {self.remat_policy!r}: use one of '
+        f'{sorted(REMAT_POLICIES)}.'
       )
     if not 0 <= self.dropout_rate < 1:
       raise errors.UserError(
-        f"T5Config.dropout_rate is {self.dropout_rate!r}: give a number from "
-        "0 to less than 1."
+        f'T5Config.dropout_rate is {self.dropout_rate!r}: give a number from '
+        '0 to less than 1.'
       )
 
 
@@ -110,7 +111,7 @@ class _Layer(nn.Module):
 
   def _norm(self, x, name):
     y = layers.LayerNorm(dtype=self.config.dtype, name=name)(x)
-    return layers.constrain(y, "batch", "length", "embed")
+    return layers.constrain(y, 'batch', 'length', 'embed')
 
   def _attention(self, name):
     cfg = self.config
@@ -131,12 +132,12 @@ class _Layer(nn.Module):
       gated=cfg.gated,
       dropout_rate=cfg.dropout_rate,
       dtype=cfg.dtype,
-      name="mlp",
+      name='mlp',
     )(x, deterministic=self.deterministic)
 
   def _add(self, x, update):
     x = x + _dropout(self.config, update, self.deterministic)
-    return layers.constrain(x, "batch", "length", "embed")
+    return layers.constrain(x, 'batch', 'length', 'embed')
 
 
 class EncoderLayer(_Layer):
@@ -145,12 +146,12 @@ class EncoderLayer(_Layer):
   @nn.compact
   def __call__(self, x, mask, bias):
     """Maps [batch, length, emb_dim] to the same; None for a scan's output."""
-    y = self._norm(x, "pre_attention_layer_norm")
-    y = self._attention("attention")(
+    y = self._norm(x, 'pre_attention_layer_norm')
+    y = self._attention('attention')(
       y, y, mask, bias, deterministic=self.deterministic
     )
     x = self._add(x, y)
-    y = self._mlp(self._norm(x, "pre_mlp_layer_norm"))
+    y = self._mlp(self._norm(x, 'pre_mlp_layer_norm'))
     return self._add(x, y), None
 
 
@@ -162,8 +163,8 @@ class DecoderLayer(_Layer):
   @nn.compact
   def __call__(self, x, encoded, mask, cross_mask, bias, by_distance):
     """Maps [batch, length, emb_dim] to the same; None for a scan's output."""
-    y = self._norm(x, "pre_self_attention_layer_norm")
-    y = self._attention("self_attention")(
+    y = self._norm(x, 'pre_self_attention_layer_norm')
+    y = self._attention('self_attention')(
       y,
       y,
       mask,
@@ -173,12 +174,12 @@ class DecoderLayer(_Layer):
       deterministic=self.deterministic,
     )
     x = self._add(x, y)
-    y = self._norm(x, "pre_cross_attention_layer_norm")
-    y = self._attention("encoder_decoder_attention")(
+    y = self._norm(x, 'pre_cross_attention_layer_norm')
+    y = self._attention('encoder_decoder_attention')(
       y, encoded, cross_mask, deterministic=self.deterministic
     )
     x = self._add(x, y)
-    y = self._mlp(self._norm(x, "pre_mlp_layer_norm"))
+    y = self._mlp(self._norm(x, 'pre_mlp_layer_norm'))
     return self._add(x, y), None
 
 
@@ -191,7 +192,7 @@ def _dropout(config, x, deterministic):
 
 def _run_layers(layer, config, count, attributes, x, *context):
   """Runs a stack: x through `count` layers that all see `context`."""
-  if config.remat_policy != "none":
+  if config.remat_policy != 'none':
     layer = nn.remat(
       layer,
       policy=REMAT_POLICIES[config.remat_policy],
@@ -200,15 +201,15 @@ def _run_layers(layer, config, count, attributes, x, *context):
   if config.scan_layers:
     scanned = partitioning.scan_with_axes(
       layer,
-      variable_axes={"params": 0, "cache": 0, "intermediates": 0},
-      split_rngs={"params": True, "dropout": True},
+      variable_axes={'params': 0, 'cache': 0, 'intermediates': 0},
+      split_rngs={'params': True, 'dropout': True},
       in_axes=nn.broadcast,
       length=count,
-      axis_name="layers",
+      axis_name='layers',
     )
-    return scanned(config, name="layers", **attributes)(x, *context)[0]
+    return scanned(config, name='layers', **attributes)(x, *context)[0]
   for index in range(count):
-    x, _ = layer(config, name=f"layers_{index}", **attributes)(x, *context)
+    x, _ = layer(config, name=f'layers_{index}', **attributes)(x, *context)
   return x
 
 
@@ -217,17 +218,17 @@ class _Stack(nn.Module):
 
   config: T5Config
 
-  def _by_distance(self, length, bidirectional):
+  def _biases(self, distance, bidirectional):
     return layers.RelativePositionBiases(
       num_heads=self.config.num_heads,
       bidirectional=bidirectional,
       dtype=self.config.dtype,
-      name="relpos_bias",
-    )(length)
+      name='relpos_bias',
+    )(distance)
 
   def _start(self, x, deterministic):
     x = _dropout(self.config, x, deterministic).astype(self.config.dtype)
-    return layers.constrain(x, "batch", "length", "embed")
+    return layers.constrain(x, 'batch', 'length', 'embed')
 
 
 class Encoder(_Stack):
@@ -236,23 +237,23 @@ class Encoder(_Stack):
   @nn.compact
   def __call__(
     self,
-    embedded: Float[Array, "B L D"],
-    mask: Bool[Array, "B 1 L L"],
+    embedded: Float[Array, 'B L D'],
+    mask: Bool[Array, 'B 1 L L'],
     deterministic: bool,
-  ) -> Float[Array, "B L D"]:
+  ) -> Float[Array, 'B L D']:
     """Encodes."""
     cfg = self.config
-    bias = layers.spread_distances(self._by_distance(embedded.shape[1], True))
+    bias = self._biases(layers.distances(embedded.shape[1]), True)[None]
     x = _run_layers(
       EncoderLayer,
       cfg,
       cfg.num_encoder_layers,
-      {"deterministic": deterministic},
+      {'deterministic': deterministic},
       self._start(embedded, deterministic),
       mask,
       bias,
     )
-    x = layers.LayerNorm(dtype=cfg.dtype, name="encoder_norm")(x)
+    x = layers.LayerNorm(dtype=cfg.dtype, name='encoder_norm')(x)
     return nn.Dropout(cfg.dropout_rate)(x, deterministic=deterministic)
 
 
@@ -262,36 +263,40 @@ class Decoder(_Stack):
   @nn.compact
   def __call__(
     self,
-    embedded: Float[Array, "B L D"],
-    encoded: Float[Array, "B K D"],
-    mask: Bool[Array, "B 1 L L"] | None,
-    cross_mask: Bool[Array, "B 1 L K"],
+    embedded: Float[Array, 'B L D'],
+    encoded: Float[Array, 'B K D'],
+    mask: Bool[Array, 'B 1 L L'] | None,
+    cross_mask: Bool[Array, 'B 1 L K'],
     deterministic: bool,
     decode: bool,
     max_decode_length: int | None,
-  ) -> Float[Array, "B L _"]:
+  ) -> Float[Array, 'B L _']:
     """Returns logits; with tied ones, what the token table makes them of."""
     cfg = self.config
     length = (decode and max_decode_length) or embedded.shape[1]
-    by_distance = self._by_distance(length, False)
+    bias = by_distance = None
+    if decode:
+      by_distance = self._biases(np.arange(-(length - 1), length), False)
+    else:
+      bias = self._biases(layers.distances(length), False)[None]
     y = _run_layers(
       DecoderLayer,
       cfg,
       cfg.num_decoder_layers,
-      {"deterministic": deterministic, "decode": decode},
+      {'deterministic': deterministic, 'decode': decode},
       self._start(embedded, deterministic),
       encoded,
       mask,
       cross_mask,
-      None if decode else layers.spread_distances(by_distance),
-      by_distance if decode else None,
+      bias,
+      by_distance,
     )
-    y = layers.LayerNorm(dtype=cfg.dtype, name="decoder_norm")(y)
+    y = layers.LayerNorm(dtype=cfg.dtype, name='decoder_norm')(y)
     y = _dropout(cfg, y, deterministic)
     if cfg.logits_via_embedding:
       return y
     return layers.DenseGeneral(
-      (cfg.vocab_size,), ("embed", "vocab"), name="logits_dense"
+      (cfg.vocab_size,), ('embed', 'vocab'), name='logits_dense'
     )(y)
 
 
@@ -315,17 +320,17 @@ class Transformer(nn.Module):
 
   def __call__(
     self,
-    encoder_input_tokens: Int[Array, "B K"],
-    decoder_input_tokens: Int[Array, "B L"],
-    decoder_target_tokens: Int[Array, "B L"],
-    encoder_segment_ids: Int[Array, "B K"] | None = None,
-    decoder_segment_ids: Int[Array, "B L"] | None = None,
-    encoder_positions: Int[Array, "B K"] | None = None,
-    decoder_positions: Int[Array, "B L"] | None = None,
+    encoder_input_tokens: Int[Array, 'B K'],
+    decoder_input_tokens: Int[Array, 'B L'],
+    decoder_target_tokens: Int[Array, 'B L'],
+    encoder_segment_ids: Int[Array, 'B K'] | None = None,
+    decoder_segment_ids: Int[Array, 'B L'] | None = None,
+    encoder_positions: Int[Array, 'B K'] | None = None,
+    decoder_positions: Int[Array, 'B L'] | None = None,
     *,
     enable_dropout: bool = True,
     decode: bool = False,
-  ) -> Float[Array, "B L V"]:
+  ) -> Float[Array, 'B L V']:
     """Logits of the targets, each from the targets before it.
 
     Args:
@@ -361,10 +366,10 @@ class Transformer(nn.Module):
 
   def encode(
     self,
-    encoder_input_tokens: Int[Array, "B K"],
-    encoder_segment_ids: Int[Array, "B K"] | None = None,
+    encoder_input_tokens: Int[Array, 'B K'],
+    encoder_segment_ids: Int[Array, 'B K'] | None = None,
     enable_dropout: bool = True,
-  ) -> Float[Array, "B K D"]:
+  ) -> Float[Array, 'B K D']:
     """Encodes the inputs; the arguments are those of `__call__`."""
     real = encoder_input_tokens > 0
     mask = layers.attention_mask(real, real, jnp.logical_and)
@@ -377,17 +382,17 @@ class Transformer(nn.Module):
 
   def decode(
     self,
-    encoded: Float[Array, "B K D"],
-    encoder_input_tokens: Int[Array, "B K"],
-    decoder_input_tokens: Int[Array, "B L"],
-    decoder_target_tokens: Int[Array, "B L"],
-    encoder_segment_ids: Int[Array, "B K"] | None = None,
-    decoder_segment_ids: Int[Array, "B L"] | None = None,
-    decoder_positions: Int[Array, "B L"] | None = None,
+    encoded: Float[Array, 'B K D'],
+    encoder_input_tokens: Int[Array, 'B K'],
+    decoder_input_tokens: Int[Array, 'B L'],
+    decoder_target_tokens: Int[Array, 'B L'],
+    encoder_segment_ids: Int[Array, 'B K'] | None = None,
+    decoder_segment_ids: Int[Array, 'B L'] | None = None,
+    decoder_positions: Int[Array, 'B L'] | None = None,
     enable_dropout: bool = True,
     decode: bool = False,
     max_decode_length: int | None = None,
-  ) -> Float[Array, "B L V"]:
+  ) -> Float[Array, 'B L V']:
     """Logits of the targets from encoded inputs.
 
     The arguments are those of `__call__`. With `decode` and a cache that
@@ -420,14 +425,14 @@ def _decoder_masks(inputs, targets, input_ids, target_ids, decode):
   """What the decoder may see of the targets and of the inputs."""
   if (input_ids is None) != (target_ids is None):
     raise errors.UserError(
-      "Segment ids were given for one of encoder and decoder: packed batches "
-      "need both encoder_segment_ids and decoder_segment_ids."
+      'Segment ids were given for one of encoder and decoder: packed batches '
+      'need both encoder_segment_ids and decoder_segment_ids.'
     )
   if decode:
     if input_ids is not None:
       raise errors.UserError(
-        "Segment ids were given with decode=True: packed examples cannot be "
-        "decoded; pass one example a row, without segment ids."
+        'Segment ids were given with decode=True: packed examples cannot be '
+        'decoded; pass one example a row, without segment ids.'
       )
     # A target that is yet to come looks like padding.
     targets = jnp.ones_like(targets)
@@ -447,11 +452,11 @@ def _decoder_masks(inputs, targets, input_ids, target_ids, decode):
 def stack_layers(params: dict) -> dict:
   """Parameters of an unrolled model as those of the scanned one."""
   stacked = dict(params)
-  for stack in ("encoder", "decoder"):
+  for stack in ('encoder', 'decoder'):
     tree = dict(params[stack])
-    count = sum(name.startswith("layers_") for name in tree)
-    each = [tree.pop(f"layers_{index}") for index in range(count)]
-    tree["layers"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    count = sum(name.startswith('layers_') for name in tree)
+    each = [tree.pop(f'layers_{index}') for index in range(count)]
+    tree['layers'] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
     stacked[stack] = tree
   return stacked
 
@@ -459,10 +464,10 @@ def stack_layers(params: dict) -> dict:
 def unstack_layers(params: dict) -> dict:
   """Parameters of a scanned model as those of the unrolled one."""
   unstacked = dict(params)
-  for stack in ("encoder", "decoder"):
+  for stack in ('encoder', 'decoder'):
     tree = dict(params[stack])
-    scanned = tree.pop("layers")
+    scanned = tree.pop('layers')
     for index in range(len(jax.tree.leaves(scanned)[0])):
-      tree[f"layers_{index}"] = jax.tree.map(lambda x, i=index: x[i], scanned)
+      tree[f'layers_{index}'] = jax.tree.map(lambda x, i=index: x[i], scanned)
     unstacked[stack] = tree
   return unstacked

@@ -8,4 +8,4 @@ tested against.
 
 from t5x_variants.kernels.reference import ffn
 
-__all__ = ["ffn"]
+__all__ = ['ffn']
