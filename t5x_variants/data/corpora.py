@@ -163,9 +163,8 @@ class DocumentSource(seqio.DataSource):
       )
     return tf.constant(kept)
 
-  def _read(self, path, offset, split, shard_index, num_shards):
+  def _read(self, path: str, offset: int, split: str, shard: seqio.ShardInfo):
     """One block: its documents, and where the next begins (-1: nowhere)."""
-    path, split, offset = path.decode(), split.decode(), int(offset)
     with self._lock:
       stream = self._idle.pop((path, offset), None)
     stream = stream or documents_lib.Stream(path, offset, _open)
@@ -181,27 +180,28 @@ class DocumentSource(seqio.DataSource):
           self._idle.popitem(last=False)[1].close()
     if found is None:
       return np.array([], object), np.int64(-1)
-    if num_shards > 1:
+    if shard.num_shards > 1:
+      # Of the reversed text, because the hash of the text picks the split.
       found = [
         document
         for document in found
-        if documents_lib.uniform_hash(document[::-1]) % num_shards
-        == shard_index
+        if documents_lib.uniform_hash(document[::-1]) % shard.num_shards
+        == shard.index
       ]
     kept = self._of_split(split, found)
     return np.array(kept, object), np.int64(stream.offset)
 
-  def _stream(self, path, split, shard_index, num_shards):
+  def _stream(self, path, split: str, shard: seqio.ShardInfo):
     """The documents of one file, its position being that of a block."""
+
+    def read(path, offset):
+      return self._read(path.decode(), int(offset), split, shard)
 
     @_as_is
     def step(offset, _):
       # Stateless as far as results go: a function of path and offset.
       found, following = tf.numpy_function(
-        self._read,
-        [path, offset, split, shard_index, num_shards],
-        [tf.string, tf.int64],
-        stateful=False,
+        read, [path, offset], [tf.string, tf.int64], stateful=False
       )
       found.set_shape([None])
       following.set_shape([])
@@ -235,15 +235,14 @@ class DocumentSource(seqio.DataSource):
       return places.map(lambda place: {'text': tf.gather(texts, place)})
     files = list(self.list_shards(split))
     num_shards = shard.num_shards
-    if len(files) >= num_shards:  # Whole files, so that each is read once.
+    if len(files) % num_shards == 0 or len(files) >= 8 * num_shards:
+      # Whole files, so that each is read by one host; about as many a host.
       files, shard = files[shard.index :: num_shards], seqio.ShardInfo(0, 1)
     paths = tf.data.Dataset.from_tensor_slices(files)
     if shuffle:
       paths = paths.shuffle(len(files), seed=seed)
     texts = paths.interleave(
-      _as_is(
-        lambda path: self._stream(path, split, shard.index, shard.num_shards)
-      ),
+      _as_is(lambda path: self._stream(path, split, shard)),
       cycle_length=FILES_AT_A_TIME if shuffle else 1,
       block_length=1,
     )
@@ -341,10 +340,30 @@ class _Tfds(seqio.TfdsDataSource):
   def __init__(self, name, data_dir, field, download):
     self.name = name.split(':')[0].split('/')[0]
     self.key = repr((name, data_dir, field))
-    self._field, self._text_key = field, (name, data_dir)
+    self._field, self._where = field, (name, data_dir)
+    self._download = download
     super().__init__(
       tfds_name=name, tfds_data_dir=data_dir, read_only=not download
     )
+
+  @property
+  def splits(self):
+    """Those that are prepared; refuses a dataset of which none is."""
+    name, folder = self._where
+    if not self._download:
+      try:
+        found = tuple(self.tfds_dataset.info.splits)
+      except (ValueError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f'TFDS cannot open {name!r}: {why}') from error
+      if not found:
+        raise UserError(
+          f'{name} is not prepared in {folder or "~/tensorflow_datasets"}:'
+          ' point data_dir (TFDS_DATA_DIR) at the folder that holds it, or'
+          ' read other files with gin/data/c4_json.gin'
+        )
+      return found
+    return tuple(super().splits)
 
   def num_input_examples(self, split: str) -> None:
     """Unknown: seqio would cache a small split, and with it its order."""
@@ -356,7 +375,7 @@ class _Tfds(seqio.TfdsDataSource):
     field = self._field
     if field not in dataset.element_spec:
       raise UserError(
-        f'{self._text_key[0]} has no feature {field!r}: choose one of'
+        f'{self._where[0]} has no feature {field!r}: choose one of'
         f' {sorted(dataset.element_spec)}'
       )
     return dataset.map(lambda example: {'text': example[field]})
@@ -379,4 +398,9 @@ def tfds(
   Returns:
     The data source; the dataset is looked up when it is first read.
   """
+  if ':' not in name:
+    raise UserError(
+      f'{name!r} has no version: write it as in c4/en:3.1.0, so that a run can'
+      ' be repeated'
+    )
   return _Tfds(name, data_dir, field, download)

@@ -54,11 +54,13 @@ class Stream:
 
   def __init__(self, path: str, offset: int = 0, opener: Callable = local_open):
     self.path, self.offset, self.damaged = path, 0, ''
-    self._file = opener(path)
-    self._raw = self._file
+    self._raw = self._file = io.BytesIO()
+    self._raw = self._file = opener(path)
     if path.endswith('.gz'):
       buffered = io.BufferedReader(_Raw(self._file), BLOCK)
       self._file = gzip.GzipFile(fileobj=buffered, mode='rb')
+    # What a damaged file gives before the damage must not be lost with it.
+    self._read = getattr(self._file, 'read1', self._file.read)
     self._ahead = b''
     if offset and self._file is self._raw:
       self._file.seek(offset)
@@ -70,7 +72,7 @@ class Stream:
     """The next bytes: `size` of them, or all that are left."""
     while len(self._ahead) < size and not self.damaged:
       try:
-        more = self._file.read(size - len(self._ahead))
+        more = self._read(size - len(self._ahead))
       except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         self.damaged = str(error)
         break
@@ -83,6 +85,9 @@ class Stream:
     """Moves on by so many of the bytes seen last."""
     self._ahead = self._ahead[size:]
     self.offset += size
+
+  def __del__(self):
+    self.close()
 
   def close(self) -> None:
     """Closes the file."""

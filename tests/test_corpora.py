@@ -1,0 +1,390 @@
+"""Documents out of every source: complete, shared out, and bad input said."""
+
+import gzip
+import json
+import logging
+import os
+
+import pytest
+import tensorflow_datasets as tfds
+
+from t5x_variants.data import corpora, documents, embedded, vocabularies
+from t5x_variants.data._tensorflow import seqio
+from t5x_variants.errors import UserError
+
+TEXTS = [f'Document {i}.\nIts second line, number {i * i}.' for i in range(300)]
+
+
+@pytest.fixture(params=['in memory', 'streamed'])
+def size(request, monkeypatch):
+  """Runs a test with a corpus held in memory, and with a streamed one."""
+  if request.param == 'streamed':
+    monkeypatch.setattr(corpora, 'IN_MEMORY', 0)
+    monkeypatch.setattr(documents, 'BLOCK', 1000)
+  return request.param
+
+
+def write(path, data):
+  data = data.encode() if isinstance(data, str) else data
+  opener = gzip.open if path.name.endswith('.gz') else open
+  with opener(path, 'wb') as file:
+    file.write(data)
+  return str(path)
+
+
+def read(source, split='train', shard=None, **order):
+  order = {'shuffle': False, **order}
+  dataset = source.get_dataset(split, shard_info=shard, **order)
+  return [x['text'].decode() for x in dataset.as_numpy_iterator()]
+
+
+def both(source, **kwargs):
+  return read(source, 'train', **kwargs), read(source, 'validation', **kwargs)
+
+
+def test_embedded_corpus_is_prose_and_the_same_every_time():
+  first = embedded.documents()
+  with open(embedded.cached_file(), encoding='utf-8') as file:
+    assert [json.loads(line)['text'] for line in file] == first
+  assert len(set(first)) == len(first)
+  assert 1_000_000 < sum(map(len, first)) < 10_000_000
+  assert min(map(len, first)) >= embedded.SHORTEST
+  train, validation = both(corpora.embedded())
+  assert set(train) | set(validation) == set(first)
+  assert 0.03 < len(validation) / len(first) < 0.07
+
+
+def test_embedded_corpus_is_built_whole_or_not_at_all(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.setattr(embedded, 'documents', lambda: ['a text', None, 'b'])
+  monkeypatch.setattr(embedded.json, 'dumps', lambda x, **_: x['text'])
+  with pytest.raises(TypeError):
+    embedded.cached_file()
+  assert not os.listdir(tmp_path / 't5x_variants')
+  monkeypatch.undo()
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.setattr(embedded, 'documents', lambda: ['Grüße', 'b'])
+  path = embedded.cached_file()
+  assert os.listdir(tmp_path / 't5x_variants') == [os.path.basename(path)]
+  with open(path, encoding='utf-8') as file:
+    assert [json.loads(line)['text'] for line in file] == ['Grüße', 'b']
+
+
+def test_embedded_corpus_says_where_it_cannot_be_kept(tmp_path, monkeypatch):
+  write(tmp_path / 'file', 'no folder')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+  monkeypatch.setattr(embedded, 'documents', lambda: ['a'])
+  with pytest.raises(UserError, match='XDG_CACHE_HOME'):
+    embedded.cached_file()
+
+
+@pytest.mark.parametrize('name', ['a.txt', 'a.txt.gz'])
+def test_blank_lines_part_documents(tmp_path, size, name):
+  path = write(tmp_path / name, '\n \t\n\n'.join(TEXTS) + '\n\n')
+  train, validation = both(corpora.text_files(path, validation_fraction=0.2))
+  assert sorted(train + validation) == sorted(TEXTS)
+  assert train == [text for text in TEXTS if text in set(train)]
+
+
+def test_lines_and_files_as_documents(tmp_path, size):
+  text = '\r\n'.join(TEXTS)
+  other = write(tmp_path / 'other.txt', 'For validation.')
+  path = write(tmp_path / 'a.txt', text)
+  lines = corpora.text_files(path, other, document='line')
+  expected = text.replace('\r', '').split('\n')
+  assert both(lines) == (expected, ['For validation.'])
+  files = corpora.text_files(path, other, document='file')
+  pieces = read(files)
+  # Streamed here in blocks of 1000 bytes, cut at line ends.
+  assert len(pieces) == 1 if size == 'in memory' else len(pieces) > 5
+  assert '\n'.join(pieces) == text.replace('\r', '')
+
+
+def test_one_long_line_streams_in_pieces(tmp_path, size, monkeypatch):
+  monkeypatch.setattr(documents, 'BLOCK', 1000)
+  words = 'äöü ' * 3000
+  path = write(tmp_path / 'text8', words + 'ä' * 3000)
+  for form in ('blank_line', 'line', 'file'):
+    source = corpora.text_files(path, write(tmp_path / 'v', 'x'), document=form)
+    pieces = read(source)
+    assert max(len(piece.encode()) for piece in pieces) <= 1000
+    joined = ' '.join(pieces).replace(' ', '')
+    assert joined == words.replace(' ', '') + 'ä' * 3000
+
+
+def test_json_lines_as_c4_has_them(tmp_path, size):
+  for shard in range(4):
+    lines = [
+      json.dumps({'text': text, 'url': 'x', 'timestamp': '2019'})
+      for text in TEXTS[shard::4]
+    ]
+    name = f'c4-train.{shard:05d}-of-00004.json.gz'
+    write(tmp_path / name, '\n'.join(lines) + '\n')
+  write(tmp_path / 'c4-validation.json.gz', json.dumps({'text': 'Held out.'}))
+  train = str(tmp_path / 'c4-train.*.json.gz')
+  validation = str(tmp_path / 'c4-validation*')
+  source = corpora.json_lines(train, validation)
+  assert sorted(read(source)) == sorted(TEXTS)
+  assert read(source, 'validation') == ['Held out.']
+  hashed = both(corpora.json_lines(train, validation_fraction=0.2))
+  assert sorted(hashed[0] + hashed[1]) == sorted(TEXTS)
+
+
+def test_a_long_json_line_is_read_whole(tmp_path, size):
+  text = 'word ' * 5000
+  lines = [json.dumps({'text': x}) for x in ('first', text, 'last')]
+  path = write(tmp_path / 'a.jsonl', '\n'.join(lines))
+  source = corpora.json_lines(path, write(tmp_path / 'v', lines[0]))
+  assert read(source) == ['first', text.strip(), 'last']
+
+
+def test_the_split_depends_on_the_document_alone(tmp_path):
+  one = write(tmp_path / 'one.txt', '\n\n'.join(TEXTS))
+  two = write(tmp_path / 'two.txt', '\n\n'.join(reversed(TEXTS[:200])))
+  first = corpora.text_files(one, validation_fraction=0.1)
+  second = corpora.text_files([two], validation_fraction=0.1)
+  assert set(read(second, 'validation')) <= set(read(first, 'validation'))
+  assert 10 < len(read(first, 'validation')) < 50
+  # A split must never change between versions or machines.
+  assert documents.uniform_hash(b'Document') == 0xC19B4F86AC5DE9E6
+
+
+@pytest.mark.parametrize('num_shards', [1, 2, 4])
+@pytest.mark.parametrize('num_files', [1, 3, 4])
+def test_shards_are_disjoint_and_complete(
+  tmp_path, size, num_shards, num_files
+):
+  for i in range(num_files):
+    write(tmp_path / f'{i}.txt', '\n\n'.join(TEXTS[i::num_files]))
+  source = corpora.text_files(str(tmp_path / '*.txt'), validation_fraction=0.1)
+  train = []
+  for index in range(num_shards):
+    shard = seqio.ShardInfo(index, num_shards)
+    train.append(read(source, shard=shard, shuffle=True, seed=7))
+    assert len(train[-1]) > 300 / num_shards * 0.6
+  together = sum(train, []) + read(source, 'validation')
+  assert sorted(together) == sorted(TEXTS)
+
+
+def test_order_follows_from_the_seed(tmp_path, size):
+  for i in range(5):
+    write(tmp_path / f'{i}.txt', '\n\n'.join(TEXTS[i::5]))
+  source = corpora.text_files(str(tmp_path / '*'), validation_fraction=0.1)
+  orders = [read(source, shuffle=True, seed=seed) for seed in (1, 1, 2)]
+  assert orders[0] == orders[1] != orders[2]
+  twice = source.get_dataset('train', True, 1).repeat(2).as_numpy_iterator()
+  twice = [x['text'].decode() for x in twice]
+  epochs = twice[: len(twice) // 2], twice[len(twice) // 2 :]
+  assert epochs[0] != epochs[1] and sorted(epochs[0]) == sorted(epochs[1])
+
+
+BAD = {
+  'empty.txt': b'',
+  'binary.txt': b'\x7fELF\0\0\0 something',
+  'utf16.txt': 'Wide text.'.encode('utf-16'),
+  'latin1.txt': b'Caf\xe9.\n\nBut this is fine.',
+}
+
+
+def test_bad_files_and_documents_are_skipped_and_said(tmp_path, size, caplog):
+  for name, data in BAD.items():
+    write(tmp_path / name, data)
+  write(tmp_path / 'bom.txt', b'\xef\xbb\xbfWith a mark.')
+  whole = gzip.compress('\n\n'.join(TEXTS).encode())
+  (tmp_path / 'cut.txt.gz').write_bytes(whole[: len(whole) // 2])
+  (tmp_path / 'not.txt.gz').write_bytes(b'plain text, not gzip')
+  held = write(tmp_path / 'held', 'x')
+  source = corpora.text_files(str(tmp_path / '*.*'), held)
+  with caplog.at_level(logging.WARNING, 't5x_variants'):
+    found = read(source)
+    assert len(found) == len(read(source))
+  assert {'With a mark.', 'But this is fine.'} <= set(found)
+  # And of the truncated file what came before the cut.
+  assert 50 < len(set(found) & set(TEXTS)) < 300
+  assert len(set(found) - set(TEXTS)) == 3
+  said = ' '.join(record.getMessage() for record in caplog.records)
+  for reason in (
+    'empty files',
+    'binary files',
+    'documents of invalid UTF-8',
+    f'damaged gzip file {tmp_path / "cut.txt.gz"}',
+    f'damaged gzip file {tmp_path / "not.txt.gz"}',
+  ):
+    assert said.count(reason) == 1, said
+  if size == 'in memory':
+    assert '1 empty files' in said and '2 binary files' in said
+    assert len(caplog.records) == 1 and f'kept {len(found)}' in said
+
+
+def test_bad_json_lines_are_skipped_and_said(tmp_path, size, caplog):
+  lines = [
+    '{"text": "Good."}',
+    'no json',
+    '{"body": "x"}',
+    '{"text": 5}',
+    '[1]',
+    '"text"',
+    '{"text": "\\u0000"}',
+    '{"text": "\\ud800"}',
+    '{"text": "  "}',
+    '',
+  ]
+  path = write(tmp_path / 'a.json', '\n'.join(lines))
+  source = corpora.json_lines(path, write(tmp_path / 'v', lines[0]))
+  with caplog.at_level(logging.WARNING, 't5x_variants'):
+    assert read(source) == ['Good.']
+  said = ' '.join(record.getMessage() for record in caplog.records)
+  for reason in (
+    'lines that are no JSON',
+    "without the field 'text'",
+    "whose 'text' is no string",
+    'NUL byte',
+    'invalid UTF-8',
+  ):
+    assert said.count(reason) == 1, said
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_nothing_usable_at_all_is_refused(tmp_path, size, name):
+  path = write(tmp_path / name, BAD[name][:6])
+  source = corpora.text_files(path)
+  with pytest.raises(UserError, match='none of the 1 files .*skipped: 1'):
+    source.get_dataset('train')
+
+
+def test_only_bad_json_is_refused(tmp_path, size):
+  path = write(tmp_path / 'a.json', '{"body": "x"}\n' * 3)
+  with pytest.raises(UserError, match="3 JSON lines without the field 'text'"):
+    corpora.json_lines(path).get_dataset('train')
+  held = write(tmp_path / 'v', '{"body": "y"}')
+  assert read(corpora.json_lines(path, held, field='body')) == ['x'] * 3
+
+
+@pytest.mark.parametrize('pattern', ['no_such_file.txt', '*.txt', '[', []])
+def test_a_pattern_that_matches_nothing_is_refused(
+  tmp_path, monkeypatch, pattern
+):
+  monkeypatch.chdir(tmp_path)
+  os.mkdir('folder.txt')
+  with pytest.raises(UserError, match='matches no file|name a file'):
+    corpora.text_files(pattern)
+  with pytest.raises(UserError, match='matches no file|name a file'):
+    corpora.json_lines(pattern)
+
+
+def test_slips_of_options_are_refused(tmp_path):
+  path = write(tmp_path / 'a.txt', 'One document.')
+  with pytest.raises(UserError, match='document=.*blank_line'):
+    corpora.text_files(path, document='paragraph')
+  for fraction in (0, 1.0, -1, 5):
+    with pytest.raises(UserError, match='validation_fraction'):
+      corpora.text_files(path, validation_fraction=fraction)
+  with pytest.raises(UserError, match='can serve one'):
+    corpora.text_files(path, str(tmp_path / '*'))
+  with pytest.raises(UserError, match='validation_pattern'):
+    corpora.text_files(path).get_dataset('validation')
+  with pytest.raises(UserError, match="split='test'"):
+    corpora.text_files(path).get_dataset('test')
+
+
+class TinyText(tfds.core.GeneratorBasedBuilder):
+  """A dataset of TFDS that is prepared without a download."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    features = {'text': tfds.features.Text(), 'url': tfds.features.Text()}
+    return tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.FeaturesDict(features)
+    )
+
+  def _split_generators(self, dl_manager):
+    return {
+      'train': self._generate_examples(TEXTS[10:]),
+      'validation': self._generate_examples(TEXTS[:10]),
+    }
+
+  def _generate_examples(self, texts):
+    for i, text in enumerate(texts):
+      yield i, {'text': text, 'url': 'x'}
+
+
+def test_tfds(tmp_path):
+  TinyText(data_dir=tmp_path).download_and_prepare()
+  source = corpora.tfds('tiny_text:1.0.0', str(tmp_path))
+  assert set(source.splits) == {'train', 'validation'}
+  train, validation = both(source)
+  assert sorted(train) == sorted(TEXTS[10:])
+  assert sorted(validation) == sorted(TEXTS[:10])
+  with pytest.raises(UserError, match="no feature 'body'.*text"):
+    corpora.tfds('tiny_text:1.0.0', str(tmp_path), 'body').get_dataset('train')
+
+
+def test_tfds_that_is_not_there(tmp_path):
+  with pytest.raises(UserError, match='not prepared in .*TFDS_DATA_DIR'):
+    _ = corpora.tfds('c4/en:3.1.0', str(tmp_path)).splits
+  with pytest.raises(UserError, match='cannot open'):
+    _ = corpora.tfds('no_such_dataset:1.0.0', str(tmp_path)).splits
+  with pytest.raises(UserError, match='no version'):
+    corpora.tfds('c4/en')
+
+
+def test_byte_vocabulary():
+  vocabulary = vocabularies.byte()
+  assert vocabulary.vocab_size == 359
+  assert vocabularies.num_sentinels(vocabulary) == 100
+  for extra_ids in (0, -1, None):
+    with pytest.raises(UserError, match='extra_ids'):
+      vocabularies.byte(extra_ids)
+
+
+@pytest.fixture(scope='module')
+def sentence_piece(tmp_path_factory):
+  import sentencepiece
+
+  folder = tmp_path_factory.mktemp('sentence_piece')
+  write(folder / 'text', '\n'.join(TEXTS))
+  for name, ids in {'t5': (0, 1, 2, -1), 'default': (-1, 2, 0, 1)}.items():
+    pad, eos, unk, bos = ids
+    sentencepiece.SentencePieceTrainer.train(
+      input=str(folder / 'text'),
+      model_prefix=str(folder / name),
+      vocab_size=60,
+      hard_vocab_limit=False,
+      minloglevel=2,
+      pad_id=pad,
+      eos_id=eos,
+      unk_id=unk,
+      bos_id=bos,
+    )
+  return folder
+
+
+def test_sentence_piece_sentinels(sentence_piece):
+  path = str(sentence_piece / 't5.model')
+  added = vocabularies.sentence_piece(path)
+  assert vocabularies.num_sentinels(added) == 100
+  # As T5's *.100extra: the sentinels are pieces of the model itself.
+  own = sentence_piece / 'own.model'
+  own.write_bytes(added.sp_model)
+  brought = vocabularies.sentence_piece(str(own), extra_ids=0)
+  assert vocabularies.num_sentinels(brought) == 100
+  assert brought.vocab_size == added.vocab_size
+  assert added.tokenizer.IdToPiece(added.vocab_size - 1) == '▁<extra_id_0>'
+  none = vocabularies.sentence_piece(path, extra_ids=0)
+  assert vocabularies.num_sentinels(none) == 0
+  with pytest.raises(UserError, match='set extra_ids=0'):
+    vocabularies.num_sentinels(vocabularies.sentence_piece(str(own), 50))
+
+
+def test_sentence_piece_that_cannot_serve(sentence_piece):
+  with pytest.raises(UserError, match='does not exist'):
+    vocabularies.sentence_piece('/no/such.model')
+  with pytest.raises(UserError, match='extra_ids=-1'):
+    vocabularies.sentence_piece('/no/such.model', -1)
+  text = vocabularies.sentence_piece(str(sentence_piece / 'text'))
+  with pytest.raises(UserError, match='no SentencePiece model'):
+    vocabularies.num_sentinels(text)
+  path = str(sentence_piece / 'default.model')
+  with pytest.raises(UserError, match='--pad_id=0'):
+    vocabularies.num_sentinels(vocabularies.sentence_piece(path))
