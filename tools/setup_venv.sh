@@ -1,0 +1,55 @@
+# Makes the virtual environment that demo.sh and test.sh run in; sourced by
+# both. Leaves its python's path in VENV_PYTHON.
+#
+#   PYTHON=python3.12   the interpreter to use; its environment is then
+#                       .venv-3.12, beside the default one's .venv
+
+_version() {
+  "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+_is_new_enough() {
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+_choose_python() {
+  if [ -n "${PYTHON:-}" ]; then
+    if ! _is_new_enough "$PYTHON"; then
+      echo "error: PYTHON=$PYTHON is $(_version "$PYTHON" || echo 'not there');" \
+        "Python 3.11 or newer is needed." >&2
+      return 1
+    fi
+    return 0
+  fi
+  local candidate
+  for candidate in python3 python3.11 python3.12 python3.13 python3.14; do
+    if _is_new_enough "$candidate"; then
+      PYTHON=$candidate
+      return 0
+    fi
+  done
+  echo "error: Python 3.11 or newer is needed; python3 is" \
+    "$(_version python3 || echo 'not there'). Install one, or name it:" \
+    "PYTHON=/path/to/python3.11 bash $0" >&2
+  return 1
+}
+
+_setup_venv() {
+  local folder=.venv
+  [ -n "${PYTHON:-}" ] && folder=.venv-$(_version "$PYTHON")
+  _choose_python || return 1
+  VENV_PYTHON=$PWD/$folder/bin/python
+  # Done already for this very setup.py?
+  local stamp=$folder/installed
+  if [ -x "$VENV_PYTHON" ] && cmp -s setup.py "$stamp"; then
+    return 0
+  fi
+  echo "Installing into $folder with $(_version "$PYTHON") (PyPI only, about" \
+    "two minutes) ..."
+  "$PYTHON" -m venv "$folder" || return 1
+  "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check \
+    --editable '.[test]' || return 1
+  cp setup.py "$stamp"
+}
+
+_setup_venv

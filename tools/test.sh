@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Everything CI runs: set-up, lint, format, tests.
+#
+#   bash tools/test.sh                       all of the default suite
+#   bash tools/test.sh tests/test_mlp.py -x  what you name, with pytest's flags
+#   bash tools/test.sh -m slow               the slow tests
+#   PYTHON=python3.12 bash tools/test.sh     with another Python
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tools/setup_venv.sh
+# No accelerator is asked for, so none is looked for.
+export JAX_PLATFORMS=cpu
+
+"$VENV_PYTHON" -m ruff check .
+"$VENV_PYTHON" -m ruff format --check .
+exec "$VENV_PYTHON" -m pytest "$@"
