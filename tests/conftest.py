@@ -1,0 +1,28 @@
+"""What every test stands on: eight simulated devices, gin wiped clean."""
+
+import os
+
+# Before jax is imported anywhere: a CPU that looks like eight devices.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+_DEVICES = '--xla_force_host_platform_device_count'
+if _DEVICES not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_DEVICES}=8'
+
+import gin  # noqa: E402
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+
+# The first example compiles, so that no deadline fits; the same examples each
+# time, so that a failure is one everywhere.
+hypothesis.settings.register_profile(
+  'quick', deadline=None, max_examples=30, derandomize=True
+)
+hypothesis.settings.load_profile('quick')
+
+
+@pytest.fixture(autouse=True)
+def _no_gin_configuration():
+  """A test sees the gin files it reads, and no other test's."""
+  gin.clear_config()
+  yield
+  gin.clear_config()
