@@ -19,12 +19,12 @@ import gin
 from t5x_variants import errors
 
 _MULTI_FLAGS = (
-    ('gin_file', 'A gin file; give it several times, later ones win.'),
-    (
-        'gin_bindings',
-        'A binding applied after all files; --gin.NAME=VALUE is short for it.',
-    ),
-    ('gin_search_paths', 'A folder in which gin files are looked for.'),
+  ('gin_file', 'A gin file; give it several times, later ones win.'),
+  (
+    'gin_bindings',
+    'A binding applied after all files; --gin.NAME=VALUE is short for it.',
+  ),
+  ('gin_search_paths', 'A folder in which gin files are looked for.'),
 )
 
 
@@ -33,10 +33,10 @@ def define_flags() -> None:
   for name, text in _MULTI_FLAGS:
     flags.DEFINE_multi_string(name, [], text)
   flags.DEFINE_bool(
-      'dry_run',
-      False,
-      'Print the resolved configuration, the number of parameters and every '
-      'missing macro, then stop; no data is touched.',
+    'dry_run',
+    False,
+    'Print the resolved configuration, the number of parameters and every '
+    'missing macro, then stop; no data is touched.',
   )
 
 
@@ -47,8 +47,8 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
     if argument.startswith('--gin.'):
       if '=' not in argument:
         raise errors.UserError(
-            f'{argument} has no value: write {argument}=VALUE (strings in '
-            f'quotes: {argument}="\'text\'").'
+          f'{argument} has no value: write {argument}=VALUE (strings in '
+          f'quotes: {argument}="\'text\'").'
         )
       argument = '--gin_bindings=' + argument.removeprefix('--gin.')
     rewritten.append(argument)
@@ -63,9 +63,9 @@ def gin_folder() -> pathlib.Path:
 
 
 def parse(
-    gin_files: Sequence[str],
-    bindings: Sequence[str] = (),
-    search_paths: Sequence[str] = (),
+  gin_files: Sequence[str],
+  bindings: Sequence[str] = (),
+  search_paths: Sequence[str] = (),
 ) -> None:
   """Reads gin files, then bindings, into gin's global configuration.
 
@@ -96,7 +96,7 @@ def parse(
     # that they come with the stack of its parser.
     sentence = ' '.join(str(error).split())
     raise errors.UserError(f'The gin configuration is wrong: {sentence}') from (
-        error
+      error
     )
 
 
@@ -107,22 +107,22 @@ def _parse_file(path: str, search_paths: Sequence[str]) -> None:
   except OSError as error:
     folder = pathlib.PurePath(path).parent.name
     known = sorted(
-        f'gin/{file.relative_to(gin_folder())}'
-        for file in gin_folder().glob(f'{folder}/*.gin')
+      f'gin/{file.relative_to(gin_folder())}'
+      for file in gin_folder().glob(f'{folder}/*.gin')
     ) or sorted(
-        f'gin/{file.relative_to(gin_folder())}'
-        for file in gin_folder().glob('*/*.gin')
+      f'gin/{file.relative_to(gin_folder())}'
+      for file in gin_folder().glob('*/*.gin')
     )
     looked = ', '.join(['the current folder', *search_paths])
     raise errors.UserError(
-        f'No gin file {path!r} (looked in {looked} and beside the package). '
-        f'Those that come with it: {", ".join(known)}.'
+      f'No gin file {path!r} (looked in {looked} and beside the package). '
+      f'Those that come with it: {", ".join(known)}.'
     ) from error
   except SyntaxError as error:
     raise errors.UserError(
-        f'{path}, line {error.lineno}: gin cannot read '
-        f'{(error.text or "").strip()!r} ({error.msg.splitlines()[0]}).'
-        ' Strings need quotes.'
+      f'{path}, line {error.lineno}: gin cannot read '
+      f'{(error.text or "").strip()!r} ({error.msg.splitlines()[0]}).'
+      ' Strings need quotes.'
     ) from error
 
 
@@ -134,10 +134,10 @@ def _parse_binding(binding: str) -> None:
     gin.parse_config(f'{name} = {value}')
   except SyntaxError as error:
     raise errors.UserError(
-        f'--gin.{name}={value}: {value!r} is not a gin value. If it is meant '
-        f'as a string, quote it: --gin.{name}="\'{value}\'". Allowed are '
-        'numbers, True, False, None, quoted strings, tuples, lists, dicts, '
-        '%MACRO and @function.'
+      f'--gin.{name}={value}: {value!r} is not a gin value. If it is meant '
+      f'as a string, quote it: --gin.{name}="\'{value}\'". Allowed are '
+      'numbers, True, False, None, quoted strings, tuples, lists, dicts, '
+      '%MACRO and @function.'
     ) from error
 
 
@@ -146,14 +146,14 @@ def _macros() -> tuple[dict[str, object], set[str]]:
   # gin offers no public view of a configuration that is not yet complete.
   config = gin.config._CONFIG  # pylint: disable=protected-access
   defined = {
-      scope: parameters.get('value')
-      for (scope, selector), parameters in config.items()
-      if selector == 'gin.macro'
+    scope: parameters.get('value')
+    for (scope, selector), parameters in config.items()
+    if selector == 'gin.macro'
   }
   used = {
-      reference.scoped_selector.removesuffix('/gin.macro')
-      for reference in gin.config.iterate_references(config)
-      if reference.selector == 'gin.macro'
+    reference.scoped_selector.removesuffix('/gin.macro')
+    for reference in gin.config.iterate_references(config)
+    if reference.selector == 'gin.macro'
   }
   return defined, used
 
@@ -170,8 +170,8 @@ def _check_binding_names(bindings: Sequence[str]) -> None:
     near = difflib.get_close_matches(name, used, n=1)
     hint = f' Did you mean {near[0]}?' if near else ''
     raise errors.UserError(
-        f'No gin file uses a macro named {name}.{hint} Macros that can be '
-        f'set here: {", ".join(sorted(used))}.'
+      f'No gin file uses a macro named {name}.{hint} Macros that can be '
+      f'set here: {", ".join(sorted(used))}.'
     )
 
 
@@ -181,14 +181,12 @@ def missing_macros() -> list[str]:
 
   def required(value) -> bool:
     return (
-        getattr(value, 'scoped_selector', None) == 'gin.REQUIRED/gin.constant'
+      getattr(value, 'scoped_selector', None) == 'gin.REQUIRED/gin.constant'
     )
 
   names = used | {n for n, value in defined.items() if required(value)}
   return sorted(
-      name
-      for name in names
-      if name not in defined or required(defined[name])
+    name for name in names if name not in defined or required(defined[name])
   )
 
 
@@ -199,7 +197,7 @@ def check_macros() -> None:
     return
   lines = [f'  {name}: {_cure(name)}' for name in missing]
   raise errors.UserError(
-      f'{len(missing)} macro(s) have no value yet:\n' + '\n'.join(lines)
+    f'{len(missing)} macro(s) have no value yet:\n' + '\n'.join(lines)
   )
 
 
@@ -211,9 +209,9 @@ def _cure(macro: str) -> str:
     if sets_it.search(file.read_text(encoding='utf-8')):
       by_folder.setdefault(file.parent.name, []).append(file.stem)
   cures = [
-      f'--gin_file=gin/{folder}/X.gin with X one of {", ".join(stems)}'
-      for folder, stems in by_folder.items()
-      if folder in ('models', 'variants', 'data')
+    f'--gin_file=gin/{folder}/X.gin with X one of {", ".join(stems)}'
+    for folder, stems in by_folder.items()
+    if folder in ('models', 'variants', 'data')
   ]
   return cures[0] if cures else f'--gin.{macro}=VALUE (strings in quotes)'
 
@@ -235,8 +233,8 @@ def configured(function):
   except ValueError as error:
     runs = sorted(file.stem for file in gin_folder().glob('runs/*.gin'))
     raise errors.UserError(
-        'No run file was given: add --gin_file=gin/runs/X.gin with X one of '
-        f'{", ".join(runs)}.'
+      'No run file was given: add --gin_file=gin/runs/X.gin with X one of '
+      f'{", ".join(runs)}.'
     ) from error
 
 
@@ -251,8 +249,8 @@ def run(main) -> None:
     try:
       if len(arguments) > 1:
         raise errors.UserError(
-            f'{arguments[1]!r} is not a flag. Give files as '
-            '--gin_file=FILE and values as --gin.NAME=VALUE.'
+          f'{arguments[1]!r} is not a flag. Give files as '
+          '--gin_file=FILE and values as --gin.NAME=VALUE.'
         )
       main()
     except errors.UserError as error:

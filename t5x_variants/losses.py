@@ -6,12 +6,12 @@ from jaxtyping import Array, Float, Int
 
 
 def cross_entropy(
-    logits: Float[Array, 'B L V'],
-    targets: Int[Array, 'B L'],
-    weights: Float[Array, 'B L'],
-    *,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+  logits: Float[Array, 'B L V'],
+  targets: Int[Array, 'B L'],
+  weights: Float[Array, 'B L'],
+  *,
+  label_smoothing: float = 0.0,
+  z_loss: float = 0.0,
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
   """What is minimised, and the sums that are reported.
 
@@ -49,15 +49,13 @@ def cross_entropy(
     vocab = logits.shape[-1]
     low = label_smoothing / (vocab - 1)
     high = 1.0 - label_smoothing
-    entropy = -(
-        high * jnp.log(high) + (vocab - 1) * low * jnp.log(low + 1e-20)
-    )
+    entropy = -(high * jnp.log(high) + (vocab - 1) * low * jnp.log(low + 1e-20))
     others = vocab * log_z - jnp.sum(logits, axis=-1) - nats
     objective = high * nats + low * others - entropy
   sums = {
-      'loss': jnp.sum(nats * weights),
-      'z_loss': jnp.sum(penalty * weights),
-      'correct': jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights),
-      'weights': jnp.sum(weights),
+    'loss': jnp.sum(nats * weights),
+    'z_loss': jnp.sum(penalty * weights),
+    'correct': jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights),
+    'weights': jnp.sum(weights),
   }
   return jnp.sum((objective + penalty) * weights), sums

@@ -19,9 +19,9 @@ def per_token(sums: Mapping[str, float]) -> dict[str, float]:
   """Averages from sums over target tokens (see losses.cross_entropy)."""
   tokens = max(float(sums['weights']), 1.0)
   return {
-      'loss': float(sums['loss']) / tokens,
-      'z_loss': float(sums['z_loss']) / tokens,
-      'accuracy': float(sums['correct']) / tokens,
+    'loss': float(sums['loss']) / tokens,
+    'z_loss': float(sums['z_loss']) / tokens,
+    'accuracy': float(sums['correct']) / tokens,
   }
 
 
@@ -43,7 +43,7 @@ class RunWriter:
     _drop_after(self._path, first_step)
     self._file = self._path.open('a', encoding='utf-8')
     self._events = tensorboardX.SummaryWriter(
-        str(model_dir), purge_step=first_step + 1 if first_step else None
+      str(model_dir), purge_step=first_step + 1 if first_step else None
     )
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
@@ -90,10 +90,10 @@ def read(run: str | os.PathLike, split: str | None = None) -> list[dict]:
   path = pathlib.Path(run) / 'metrics.jsonl'
   if not path.exists():
     raise errors.UserError(
-        f'{run} is no run directory: it has no metrics.jsonl.'
+      f'{run} is no run directory: it has no metrics.jsonl.'
     )
   records = [
-      json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()
+    json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()
   ]
   return [r for r in records if split is None or r['split'] == split]
 
@@ -131,31 +131,33 @@ class Clock:
     # The record of the first step alone, which only compiled.
     steps = max(self._steps, 1)
     values = {
-        'seconds_per_step': elapsed / steps,
-        'tokens_per_second': tokens_per_step * steps / elapsed,
-        'data_wait': self._waited / elapsed,
+      'seconds_per_step': elapsed / steps,
+      'tokens_per_second': tokens_per_step * steps / elapsed,
+      'data_wait': self._waited / elapsed,
     }
     self._start_over()
     return values
 
 
 def progress_line(
-    step: int, total_steps: int, values: Mapping[str, float]
+  step: int, total_steps: int, values: Mapping[str, float]
 ) -> str:
   """One line a person reads while training runs."""
   left = max(0.0, values['seconds_per_step'] * (total_steps - step))
   hours, rest = divmod(round(left), 3600)
   minutes, seconds = divmod(rest, 60)
-  clock = f'{hours}:{minutes:02}:{seconds:02}' if hours else (
-      f'{minutes}:{seconds:02}'
+  clock = (
+    f'{hours}:{minutes:02}:{seconds:02}'
+    if hours
+    else (f'{minutes}:{seconds:02}')
   )
   return (
-      f'step {step:>{len(str(total_steps))}}/{total_steps}'
-      f'  loss {values["loss"]:.4f}'
-      f'  accuracy {values["accuracy"]:6.2%}'
-      f'  {values["tokens_per_second"]:,.0f} tokens/s'
-      f'  data wait {values["data_wait"]:.1%}'
-      f'  {clock} left'
+    f'step {step:>{len(str(total_steps))}}/{total_steps}'
+    f'  loss {values["loss"]:.4f}'
+    f'  accuracy {values["accuracy"]:6.2%}'
+    f'  {values["tokens_per_second"]:,.0f} tokens/s'
+    f'  data wait {values["data_wait"]:.1%}'
+    f'  {clock} left'
   )
 
 

@@ -29,15 +29,15 @@ _LAYER_AXIS = 'layers'
 
 
 def adafactor(
-    axes: Mapping,
-    learning_rate: optax.Schedule,
-    *,
-    decay_rate: float = 0.8,
-    epsilon1: float = 1e-30,
-    epsilon2: float = 1e-3,
-    clipping_threshold: float = 1.0,
-    min_dim_size_to_factor: int = 128,
-    coefficients: optax.GradientTransformation | None = None,
+  axes: Mapping,
+  learning_rate: optax.Schedule,
+  *,
+  decay_rate: float = 0.8,
+  epsilon1: float = 1e-30,
+  epsilon2: float = 1e-3,
+  clipping_threshold: float = 1.0,
+  min_dim_size_to_factor: int = 128,
+  coefficients: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
   """Adafactor for all parameters, another rule for the coefficients.
 
@@ -54,25 +54,25 @@ def adafactor(
       `coefficient_adam(...)`; None puts them into Adafactor too, as t5x does.
   """
   rule = optax.chain(
-      optax.scale_by_factored_rms(
-          decay_rate=decay_rate,
-          epsilon=epsilon1,
-          min_dim_size_to_factor=min_dim_size_to_factor,
-      ),
-      optax.clip_by_block_rms(clipping_threshold),
-      optax.scale_by_param_block_rms(epsilon2),
+    optax.scale_by_factored_rms(
+      decay_rate=decay_rate,
+      epsilon=epsilon1,
+      min_dim_size_to_factor=min_dim_size_to_factor,
+    ),
+    optax.clip_by_block_rms(clipping_threshold),
+    optax.scale_by_param_block_rms(epsilon2),
   )
   weights = optax.chain(
-      per_layer(rule, axes), optax.scale_by_learning_rate(learning_rate)
+    per_layer(rule, axes), optax.scale_by_learning_rate(learning_rate)
   )
   return with_coefficients(weights, coefficients, axes)
 
 
 def coefficient_adam(
-    learning_rate: optax.Schedule,
-    weight_decay: float = 0.0,
-    b1: float = 0.9,
-    b2: float = 0.98,
+  learning_rate: optax.Schedule,
+  weight_decay: float = 0.0,
+  b1: float = 0.9,
+  b2: float = 0.98,
 ) -> optax.GradientTransformation:
   """AdamW for learned coefficients; no weight decay unless asked for.
 
@@ -83,33 +83,33 @@ def coefficient_adam(
 
 
 def with_coefficients(
-    weights: optax.GradientTransformation,
-    coefficients: optax.GradientTransformation | None,
-    axes: Mapping,
+  weights: optax.GradientTransformation,
+  coefficients: optax.GradientTransformation | None,
+  axes: Mapping,
 ) -> optax.GradientTransformation:
   """`coefficients` for learned coefficients, `weights` for all else."""
   labels = _map_axes(
-      lambda path, names: (
-          'coefficients' if COEFFICIENT_AXIS in names else 'weights'
-      ),
-      axes,
+    lambda path, names: (
+      'coefficients' if COEFFICIENT_AXIS in names else 'weights'
+    ),
+    axes,
   )
   if coefficients is None or 'coefficients' not in jax.tree.leaves(labels):
     return weights
   return optax.partition(
-      {'weights': weights, 'coefficients': coefficients}, labels
+    {'weights': weights, 'coefficients': coefficients}, labels
   )
 
 
 def per_layer(
-    rule: optax.GradientTransformation, axes: Mapping
+  rule: optax.GradientTransformation, axes: Mapping
 ) -> optax.GradientTransformation:
   """Applies `rule` to each layer of a scanned parameter on its own."""
   mapped = optax.GradientTransformation(
-      jax.vmap(rule.init),
-      lambda updates, state, params: jax.vmap(rule.update)(
-          updates, state, params
-      ),
+    jax.vmap(rule.init),
+    lambda updates, state, params: jax.vmap(rule.update)(
+      updates, state, params
+    ),
   )
 
   def label(path, names) -> str:
@@ -125,7 +125,9 @@ def per_layer(
 
 def _map_axes(function, axes: Mapping) -> Mapping:
   """Maps `function(path, axis names)` over the tree of axis names."""
-  return traverse_util.unflatten_dict({
+  return traverse_util.unflatten_dict(
+    {
       path: function(path, names)
       for path, names in traverse_util.flatten_dict(axes).items()
-  })
+    }
+  )

@@ -28,23 +28,23 @@ def standard_logical_axis_rules(parameter_partitioning_dims: int = 1) -> Rules:
   """
   if parameter_partitioning_dims not in (1, 2):
     raise errors.UserError(
-        f'parameter_partitioning_dims is {parameter_partitioning_dims}; 1 '
-        '(parameters over the model axis) or 2 (over data as well).'
+      f'parameter_partitioning_dims is {parameter_partitioning_dims}; 1 '
+      '(parameters over the model axis) or 2 (over data as well).'
     )
   return (
-      ('batch', 'data'),
-      ('vocab', 'model'),
-      ('mlp', 'model'),
-      ('heads', 'model'),
-      ('joined_kv', 'model'),
-      # In an activation the data axis is taken by `batch`, so this rule
-      # shards `embed` in parameters only.
-      ('embed', 'data' if parameter_partitioning_dims == 2 else None),
-      ('kv', None),
-      ('length', None),
-      ('relpos_buckets', None),
-      ('mlp_activations', None),
-      ('layers', None),
+    ('batch', 'data'),
+    ('vocab', 'model'),
+    ('mlp', 'model'),
+    ('heads', 'model'),
+    ('joined_kv', 'model'),
+    # In an activation the data axis is taken by `batch`, so this rule
+    # shards `embed` in parameters only.
+    ('embed', 'data' if parameter_partitioning_dims == 2 else None),
+    ('kv', None),
+    ('length', None),
+    ('relpos_buckets', None),
+    ('mlp_activations', None),
+    ('layers', None),
   )
 
 
@@ -54,13 +54,13 @@ def make_mesh(model_axis_size: int = 1) -> Mesh:
   if model_axis_size < 1 or devices % model_axis_size:
     fitting = [n for n in range(1, devices + 1) if devices % n == 0]
     raise errors.UserError(
-        f'The model axis of the mesh is {model_axis_size}, which does not '
-        f'divide the {devices} device(s); choose one of {fitting}.'
+      f'The model axis of the mesh is {model_axis_size}, which does not '
+      f'divide the {devices} device(s); choose one of {fitting}.'
     )
   return jax.make_mesh(
-      (devices // model_axis_size, model_axis_size),
-      ('data', 'model'),
-      axis_types=(jax.sharding.AxisType.Auto,) * 2,
+    (devices // model_axis_size, model_axis_size),
+    ('data', 'model'),
+    axis_types=(jax.sharding.AxisType.Auto,) * 2,
   )
 
 
@@ -70,14 +70,14 @@ def check_batch(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> None:
   if batch_size < 1 or batch_size % unit:
     fit = max(1, round(batch_size / unit)) * unit
     raise errors.UserError(
-        f'BATCH_SIZE is {batch_size}, but the mesh has a data axis of '
-        f'{mesh.shape["data"]} and NUM_MICROBATCHES is {num_microbatches}: '
-        f'it must be a multiple of {unit}, for example {fit}.'
+      f'BATCH_SIZE is {batch_size}, but the mesh has a data axis of '
+      f'{mesh.shape["data"]} and NUM_MICROBATCHES is {num_microbatches}: '
+      f'it must be a multiple of {unit}, for example {fit}.'
     )
 
 
 def param_shardings(
-    shapes: Mapping, axes: Mapping, mesh: Mesh, rules: Rules
+  shapes: Mapping, axes: Mapping, mesh: Mesh, rules: Rules
 ) -> Mapping:
   """The sharding of every parameter.
 
@@ -99,10 +99,10 @@ def param_shardings(
       ways = mesh.shape[mesh_axis] if mesh_axis else 1
       if size % ways:
         raise errors.UserError(
-            f'Parameter {"/".join(path)} has {size} along {name!r}, which the '
-            f'rule {name} -> {mesh_axis} splits over {ways} devices (mesh '
-            f'{dict(mesh.shape)}): {size} is not divisible by {ways}; choose '
-            'another mesh or another rule.'
+          f'Parameter {"/".join(path)} has {size} along {name!r}, which the '
+          f'rule {name} -> {mesh_axis} splits over {ways} devices (mesh '
+          f'{dict(mesh.shape)}): {size} is not divisible by {ways}; choose '
+          'another mesh or another rule.'
         )
     flat[path] = NamedSharding(mesh, spec)
   return traverse_util.unflatten_dict(flat)
@@ -116,12 +116,12 @@ def state_shardings(state, params: Mapping, shardings: Mapping, mesh: Mesh):
   rows and columns of Adafactor) is small and replicated.
   """
   where = {
-      path: (leaf.shape, sharding)
-      for (path, leaf), sharding in zip(
-          traverse_util.flatten_dict(params).items(),
-          traverse_util.flatten_dict(shardings).values(),
-          strict=True,
-      )
+    path: (leaf.shape, sharding)
+    for (path, leaf), sharding in zip(
+      traverse_util.flatten_dict(params).items(),
+      traverse_util.flatten_dict(shardings).values(),
+      strict=True,
+    )
   }
   replicated = NamedSharding(mesh, PartitionSpec())
 
@@ -139,8 +139,8 @@ def state_shardings(state, params: Mapping, shardings: Mapping, mesh: Mesh):
 def global_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Mapping:
   """Puts every process's rows together as one batch sharded over `data`."""
   return jax.tree.map(
-      lambda rows: jax.make_array_from_process_local_data(
-          NamedSharding(mesh, BATCH_SPEC), rows
-      ),
-      dict(batch),
+    lambda rows: jax.make_array_from_process_local_data(
+      NamedSharding(mesh, BATCH_SPEC), rows
+    ),
+    dict(batch),
   )

@@ -14,8 +14,8 @@ from t5x_variants import errors
 def _check_total(total_steps: int, decay_fraction: float) -> None:
   if not 0 <= decay_fraction <= 1:
     raise errors.UserError(
-        f'decay_fraction is {decay_fraction}; it is a share of all steps, '
-        'between 0 and 1.'
+      f'decay_fraction is {decay_fraction}; it is a share of all steps, '
+      'between 0 and 1.'
     )
   if total_steps < 1:
     raise errors.UserError(f'total_steps is {total_steps}; at least 1.')
@@ -30,10 +30,10 @@ def _last_part(step, total_steps: int, decay_fraction: float):
 
 
 def rsqrt(
-    total_steps: int,
-    base_learning_rate: float = 1.0,
-    warmup_steps: int = 10_000,
-    decay_fraction: float = 0.1,
+  total_steps: int,
+  base_learning_rate: float = 1.0,
+  warmup_steps: int = 10_000,
+  decay_fraction: float = 0.1,
 ) -> optax.Schedule:
   """Inverse square root: base / sqrt(max(step, warmup)), then down to 0.
 
@@ -60,10 +60,10 @@ def rsqrt(
 
 
 def constant(
-    total_steps: int,
-    base_learning_rate: float,
-    warmup_fraction: float = 0.01,
-    decay_fraction: float = 0.1,
+  total_steps: int,
+  base_learning_rate: float,
+  warmup_fraction: float = 0.01,
+  decay_fraction: float = 0.1,
 ) -> optax.Schedule:
   """Linear warm-up, constant, then optionally a line down to 0.
 
@@ -84,7 +84,7 @@ def constant(
     rise = jnp.minimum(1.0, (step + 1) / warmup) if warmup >= 1 else 1.0
     rate = base_learning_rate * rise
     return jnp.asarray(
-        rate * _last_part(step, total_steps, decay_fraction), jnp.float32
+      rate * _last_part(step, total_steps, decay_fraction), jnp.float32
     )
 
   return schedule

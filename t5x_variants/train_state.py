@@ -19,13 +19,13 @@ from t5x_variants import network
 # Sums since the last record, kept with the state so that a restart between
 # two records writes the record an unbroken run would have written.
 SUMS = (
-    'loss',
-    'z_loss',
-    'correct',
-    'weights',
-    'tokens',
-    'gradient_norm',
-    'steps',
+  'loss',
+  'z_loss',
+  'correct',
+  'weights',
+  'tokens',
+  'gradient_norm',
+  'steps',
 )
 
 
@@ -52,25 +52,25 @@ def _init_params(model: network.Transformer, rng) -> Mapping:
 def shapes_and_axes(model: network.Transformer) -> tuple[Mapping, Mapping]:
   """Shapes of the parameters, and their logical axis names, without memory."""
   variables = jax.eval_shape(
-      functools.partial(_init_params, model), jax.random.key(0)
+    functools.partial(_init_params, model), jax.random.key(0)
   )
   specs = unfreeze(nn_partitioning.get_axis_names(variables['params_axes']))
   axes = jax.tree.map(
-      tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+    tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
   )
   return unfreeze(variables['params']), axes
 
 
 def create(
-    model: network.Transformer, tx: optax.GradientTransformation, rng
+  model: network.Transformer, tx: optax.GradientTransformation, rng
 ) -> TrainState:
   """A fresh state; traceable, so that each device makes its own part."""
   params = unfreeze(_init_params(model, rng)['params'])
   return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      opt_state=tx.init(params),
-      sums=zero_sums(),
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=tx.init(params),
+    sums=zero_sums(),
   )
 
 
@@ -83,31 +83,33 @@ def model_info(params: Mapping, axes: Mapping) -> str:
   """The table of `model-info.txt`: name, shape, logical axes, size."""
   flat_axes = traverse_util.flatten_dict(axes)
   rows = [
-      (
-          '/'.join(path),
-          str(list(leaf.shape)),
-          ', '.join(flat_axes[path]),
-          f'{math.prod(leaf.shape):,}',
-      )
-      for path, leaf in sorted(traverse_util.flatten_dict(params).items())
+    (
+      '/'.join(path),
+      str(list(leaf.shape)),
+      ', '.join(flat_axes[path]),
+      f'{math.prod(leaf.shape):,}',
+    )
+    for path, leaf in sorted(traverse_util.flatten_dict(params).items())
   ]
   rows = [('parameter', 'shape', 'logical axes', 'size'), *rows]
   widths = [max(len(row[i]) for row in rows) for i in range(3)]
   lines = [
-      '  '.join(
-          [*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]
-      )
-      for row in rows
+    '  '.join(
+      [*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]
+    )
+    for row in rows
   ]
   coefficients = sum(
-      math.prod(leaf.shape)
-      for path, leaf in traverse_util.flatten_dict(params).items()
-      if 'mlp_activations' in flat_axes[path]
+    math.prod(leaf.shape)
+    for path, leaf in traverse_util.flatten_dict(params).items()
+    if 'mlp_activations' in flat_axes[path]
   )
-  return '\n'.join([
+  return '\n'.join(
+    [
       *lines,
       '',
       f'{count(params):,} parameters in all, {coefficients} of them '
       'coefficients of activations.',
       '',
-  ])
+    ]
+  )

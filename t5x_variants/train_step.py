@@ -16,13 +16,13 @@ Sums = Mapping[str, Float[Array, '']]
 
 
 def forward(
-    model: network.Transformer,
-    params: Mapping,
-    batch: Batch,
-    dropout_rng=None,
-    *,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+  model: network.Transformer,
+  params: Mapping,
+  batch: Batch,
+  dropout_rng=None,
+  *,
+  label_smoothing: float = 0.0,
+  z_loss: float = 0.0,
 ) -> tuple[Float[Array, ''], Sums]:
   """Objective and sums of one batch.
 
@@ -41,27 +41,27 @@ def forward(
     `tokens`, the number of tokens of both sides without padding.
   """
   logits = model.apply(
-      {'params': params},
-      batch['encoder_input_tokens'],
-      batch['decoder_input_tokens'],
-      batch['decoder_target_tokens'],
-      encoder_segment_ids=batch.get('encoder_segment_ids'),
-      decoder_segment_ids=batch.get('decoder_segment_ids'),
-      encoder_positions=batch.get('encoder_positions'),
-      decoder_positions=batch.get('decoder_positions'),
-      enable_dropout=dropout_rng is not None,
-      rngs=None if dropout_rng is None else {'dropout': dropout_rng},
+    {'params': params},
+    batch['encoder_input_tokens'],
+    batch['decoder_input_tokens'],
+    batch['decoder_target_tokens'],
+    encoder_segment_ids=batch.get('encoder_segment_ids'),
+    decoder_segment_ids=batch.get('decoder_segment_ids'),
+    encoder_positions=batch.get('encoder_positions'),
+    decoder_positions=batch.get('decoder_positions'),
+    enable_dropout=dropout_rng is not None,
+    rngs=None if dropout_rng is None else {'dropout': dropout_rng},
   )
   objective, sums = losses.cross_entropy(
-      logits,
-      batch['decoder_target_tokens'],
-      batch['decoder_loss_weights'],
-      label_smoothing=label_smoothing,
-      z_loss=z_loss,
+    logits,
+    batch['decoder_target_tokens'],
+    batch['decoder_loss_weights'],
+    label_smoothing=label_smoothing,
+    z_loss=z_loss,
   )
   tokens = sum(
-      jnp.sum(batch[name] > 0)
-      for name in ('encoder_input_tokens', 'decoder_target_tokens')
+    jnp.sum(batch[name] > 0)
+    for name in ('encoder_input_tokens', 'decoder_target_tokens')
   )
   return objective, sums | {'tokens': tokens.astype(jnp.float32)}
 
@@ -73,21 +73,21 @@ def microbatches(batch: Batch, count: int) -> Batch:
   over all devices just as the batch is.
   """
   return jax.tree.map(
-      lambda x: jnp.swapaxes(
-          x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1
-      ),
-      dict(batch),
+    lambda x: jnp.swapaxes(
+      x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1
+    ),
+    dict(batch),
   )
 
 
 def make_train_step(
-    model: network.Transformer,
-    tx: optax.GradientTransformation,
-    *,
-    random_seed: int,
-    num_microbatches: int = 1,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+  model: network.Transformer,
+  tx: optax.GradientTransformation,
+  *,
+  random_seed: int,
+  num_microbatches: int = 1,
+  label_smoothing: float = 0.0,
+  z_loss: float = 0.0,
 ):
   """Returns `(state, batch) -> (state, sums of this step)`.
 
@@ -99,12 +99,12 @@ def make_train_step(
 
   def objective(params, batch, rng):
     return forward(
-        model,
-        params,
-        batch,
-        rng if use_dropout else None,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
+      model,
+      params,
+      batch,
+      rng if use_dropout else None,
+      label_smoothing=label_smoothing,
+      z_loss=z_loss,
     )
 
   gradient = jax.grad(objective, has_aux=True)
@@ -120,13 +120,13 @@ def make_train_step(
     parts = microbatches(batch, num_microbatches)
     rngs = jax.random.split(rng, num_microbatches)
     shapes = jax.eval_shape(
-        gradient, params, jax.tree.map(lambda x: x[0], parts), rngs[0]
+      gradient, params, jax.tree.map(lambda x: x[0], parts), rngs[0]
     )
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(body, zeros, (parts, rngs))[0]
 
   def train_step(
-      state: train_state.TrainState, batch: Batch
+    state: train_state.TrainState, batch: Batch
   ) -> tuple[train_state.TrainState, Sums]:
     rng = jax.random.fold_in(jax.random.key(random_seed), state.step)
     grads, sums = accumulate(state.params, batch, rng)
@@ -134,14 +134,14 @@ def make_train_step(
     grads = jax.tree.map(lambda g: g / tokens, grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     sums = sums | {
-        'gradient_norm': optax.tree.norm(grads),
-        'steps': jnp.ones((), jnp.float32),
+      'gradient_norm': optax.tree.norm(grads),
+      'steps': jnp.ones((), jnp.float32),
     }
     state = train_state.TrainState(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        opt_state=opt_state,
-        sums=jax.tree.map(jnp.add, dict(state.sums), sums),
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+      sums=jax.tree.map(jnp.add, dict(state.sums), sums),
     )
     return state, sums
 
@@ -155,8 +155,8 @@ def make_eval_step(model: network.Transformer, num_microbatches: int = 1):
     if num_microbatches == 1:
       return forward(model, params, batch)[1]
     parts = jax.lax.map(
-        lambda part: forward(model, params, part)[1],
-        microbatches(batch, num_microbatches),
+      lambda part: forward(model, params, part)[1],
+      microbatches(batch, num_microbatches),
     )
     return jax.tree.map(jnp.sum, parts)
 
