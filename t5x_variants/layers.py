@@ -125,7 +125,7 @@ class Embed(nn.Module):
     )
 
   def __call__(self, tokens: Int[Array, 'B L']) -> Float[Array, 'B L D']:
-    """Looks the tokens up; a token outside of the table gives NaN on CPU.
+    """Looks the tokens up.
 
     An accelerator does it as a matmul: a table sharded over the vocabulary
     is then partitioned like any other, and its gradient needs no scatter. On
@@ -136,7 +136,7 @@ class Embed(nn.Module):
       return jax.nn.one_hot(tokens, len(table), dtype=table.dtype) @ table
 
     def gather(table, tokens):
-      return jnp.take(table, tokens, axis=0)
+      return table[tokens]
 
     table = self.embedding.astype(self.dtype)
     embedded = lax.platform_dependent(table, tokens, cpu=gather, default=matmul)
@@ -197,10 +197,8 @@ class RelativePositionBiases(nn.Module):
     buckets = relative_position_buckets(
       distance, self.bidirectional, self.num_buckets, self.max_distance
     )
-    one_hot = jax.nn.one_hot(
-      buckets, self.num_buckets, axis=0, dtype=self.dtype
-    )
-    return jnp.tensordot(table.astype(self.dtype), one_hot, axes=1)
+    one_hot = jax.nn.one_hot(buckets, self.num_buckets, dtype=self.dtype)
+    return jnp.einsum('hb,...b->h...', table.astype(self.dtype), one_hot)
 
 
 def distances(length: int) -> np.ndarray:

@@ -311,6 +311,7 @@ class Transformer(nn.Module):
     return self.config.scan_layers
 
   def setup(self):
+    """Declares the parts."""
     cfg = self.config
     self.token_embedder = layers.Embed(
       cfg.vocab_size, cfg.emb_dim, dtype=cfg.dtype
