@@ -4,13 +4,18 @@ TensorFlow greets with lines on file descriptor 2 that none of its switches
 silences (no CUDA driver, oneDNN). They say nothing to somebody who trains with
 JAX and hide what matters, so exactly these lines are held back during the
 import; whatever else is written then is passed on. TensorFlow reads and packs
-text here and nothing more: it is kept off the accelerators.
+text here and nothing more: it is kept off the accelerators, and Keras (with
+Matplotlib) and TensorFlow Text, which it and seqio import and only
+SentencePiece needs, are imported on their first use: 1.3 CPU-seconds and
+160 MiB less.
 """
 
 import contextlib
+import importlib.util
 import os
 import sys
 import tempfile
+import types
 
 _GREETINGS = (
   b'absl::InitializeLog()',
@@ -44,10 +49,38 @@ def _without_greetings():
           os.write(2, line)
 
 
+@contextlib.contextmanager
+def _without_keras():
+  """Keeps TensorFlow from importing Keras; `tf.keras` still will."""
+  switch = 'TF_USE_LEGACY_KERAS'
+  if switch in os.environ or importlib.util.find_spec('tf_keras'):
+    yield
+    return
+  # TensorFlow tries an older Keras, which is not there, and does without.
+  os.environ[switch] = '1'
+  try:
+    yield
+  finally:
+    del os.environ[switch]
+
+
+class _OnFirstUse(types.ModuleType):
+  """Stands in for a module until one of its names is asked for."""
+
+  def __getattr__(self, name: str):
+    if name.startswith('__') and name != '__path__':
+      raise AttributeError(name)  # Import and inspection ask, not a user.
+    if sys.modules.get(self.__name__) is self:
+      del sys.modules[self.__name__]
+    return getattr(importlib.import_module(self.__name__), name)
+
+
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 with _without_greetings():
+  sys.modules.setdefault('tensorflow_text', _OnFirstUse('tensorflow_text'))
+  with _without_keras():
+    import tensorflow as tf
   import seqio
-  import tensorflow as tf
 
   # A context that exists already (a notebook) cannot be changed any more.
   with contextlib.suppress(RuntimeError):
