@@ -11,21 +11,25 @@ import optax
 from t5x_variants import errors
 
 
-def _check_total(total_steps: int, decay_fraction: float) -> None:
-  if not 0 <= decay_fraction <= 1:
-    raise errors.UserError(
-      f'decay_fraction is {decay_fraction}; it is a share of all steps, '
-      'between 0 and 1.'
-    )
+def _check(total_steps: int, **fractions: float) -> None:
   if total_steps < 1:
-    raise errors.UserError(f'total_steps is {total_steps}; at least 1.')
+    raise errors.UserError(
+      f'total_steps (TRAIN_STEPS) is {total_steps}; give at least 1.'
+    )
+  for name, value in fractions.items():
+    if not 0 <= value <= 1:
+      raise errors.UserError(
+        f'{name} is {value}; it is a share of all steps: give a number '
+        'between 0 and 1.'
+      )
 
 
 def _last_part(step, total_steps: int, decay_fraction: float):
   """1, then a straight line to 0 over the last `decay_fraction` of the run."""
   if decay_fraction == 0:
     return 1.0
-  left = (total_steps - step) / (decay_fraction * total_steps)
+  # A share of less than one step is one step.
+  left = (total_steps - step) / max(1.0, decay_fraction * total_steps)
   return jnp.clip(left, 0.0, 1.0)
 
 
@@ -50,7 +54,12 @@ def rsqrt(
     warmup_steps: steps during which the rate stays at base / sqrt(warmup).
     decay_fraction: share of the run over which the rate falls to 0.
   """
-  _check_total(total_steps, decay_fraction)
+  _check(total_steps, decay_fraction=decay_fraction)
+  if warmup_steps < 1:
+    raise errors.UserError(
+      f'warmup_steps (WARMUP_STEPS) is {warmup_steps}; give at least 1: the '
+      'rate before it is 1 / sqrt(warmup_steps).'
+    )
 
   def schedule(step):
     rate = base_learning_rate / jnp.sqrt(jnp.maximum(step, warmup_steps))
@@ -76,7 +85,11 @@ def constant(
     warmup_fraction: share of the run over which the rate rises from 0.
     decay_fraction: share of the run over which the rate falls to 0.
   """
-  _check_total(total_steps, decay_fraction)
+  _check(
+    total_steps,
+    warmup_fraction=warmup_fraction,
+    decay_fraction=decay_fraction,
+  )
   warmup = warmup_fraction * total_steps
 
   def schedule(step):

@@ -1,6 +1,8 @@
 """What every test stands on: eight simulated devices, gin wiped clean."""
 
+import importlib
 import os
+import warnings
 
 # Before jax is imported anywhere: a CPU that looks like eight devices.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -26,3 +28,22 @@ def _no_gin_configuration():
   gin.clear_config()
   yield
   gin.clear_config()
+
+
+@pytest.fixture
+def t5x_module():
+  """Imports a module of google-research/t5x, or skips: it is not on PyPI."""
+
+  def load(name):
+    try:
+      with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return importlib.import_module(name)
+    except ImportError as error:
+      pytest.skip(
+        f'no {error.name}: put checkouts of google-research/t5x, google/airio '
+        'and google-research/jestimator on PYTHONPATH (they need clu, '
+        'cached_property, fiddle, grain and tensorboard from PyPI)'
+      )
+
+  return load
