@@ -8,7 +8,13 @@ import os
 import pytest
 import tensorflow_datasets as tfds
 
-from t5x_variants.data import corpora, documents, embedded, vocabularies
+from t5x_variants.data import (
+  corpora,
+  documents,
+  embedded,
+  sources,
+  vocabularies,
+)
 from t5x_variants.data._tensorflow import seqio
 from t5x_variants.errors import UserError
 
@@ -19,7 +25,7 @@ TEXTS = [f'Document {i}.\nIts second line, number {i * i}.' for i in range(300)]
 def size(request, monkeypatch):
   """Runs a test with a corpus held in memory, and with a streamed one."""
   if request.param == 'streamed':
-    monkeypatch.setattr(corpora, 'IN_MEMORY', 0)
+    monkeypatch.setattr(sources, 'IN_MEMORY', 0)
     monkeypatch.setattr(documents, 'BLOCK', 1000)
   return request.param
 

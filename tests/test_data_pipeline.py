@@ -11,6 +11,7 @@ from t5x_variants.data import (
   documents,
   packing,
   pipeline,
+  sources,
   span_corruption,
   tasks,
   vocabularies,
@@ -57,7 +58,7 @@ def task(request, text, small, monkeypatch):
   """That task, and one that streams the same files in small blocks."""
   if request.param == 'in memory':
     return small
-  monkeypatch.setattr(corpora, 'IN_MEMORY', 0)
+  monkeypatch.setattr(sources, 'IN_MEMORY', 0)
   monkeypatch.setattr(documents, 'BLOCK', 4000)
   source = corpora.text_files(text, validation_fraction=0.1)
   seqio.TaskRegistry.remove('test_streamed')

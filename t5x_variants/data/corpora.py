@@ -1,43 +1,21 @@
-"""Where the documents come from: seqio data sources of {'text': string}.
+"""Where the documents come from, as gin and the command line name it.
 
   embedded    prose in the running Python's own library, nothing to download
   text_files  your own files, plain or .gz
   json_lines  a JSON object a line, such as the shards of allenai/c4
   tfds        a dataset of TensorFlow Datasets, such as c4/en:3.1.0
 
-Files hold no splits of their own: a hash of each document's bytes puts it
-into 'validation' or 'train', the same in every run, unless validation files
-are named. A corpus of up to 32 MiB is held in memory and shuffled as a whole;
-a larger one streams from up to 16 files at a time. Either way the order
-follows from the seed and a saved position continues exactly, and several
-hosts share the documents without overlap. What is skipped is in `documents`.
+What they have in common (splits, order, sharing among hosts) is in `sources`,
+what a document is and what is skipped in `documents`.
 """
 
-import collections
-import functools
-import logging
 import os
-import threading
-
-import numpy as np
 
 from t5x_variants.data import documents as documents_lib
 from t5x_variants.data import embedded as embedded_lib
+from t5x_variants.data import sources
 from t5x_variants.data._tensorflow import seqio, tf
 from t5x_variants.errors import UserError
-
-# Bytes of text held in memory: the corpus's own cost on every host.
-IN_MEMORY = 1 << 25
-FILES_AT_A_TIME = 16
-_OPEN_FILES = 64
-_as_is = tf.autograph.experimental.do_not_convert
-_logger = logging.getLogger('t5x_variants')
-
-
-def _open(path: str):
-  if '://' in path:
-    return tf.io.gfile.GFile(path, 'rb')
-  return documents_lib.local_open(path)
 
 
 def expand(pattern, what: str) -> tuple[str, ...]:
@@ -71,184 +49,6 @@ def expand(pattern, what: str) -> tuple[str, ...]:
   return tuple(sorted(files))
 
 
-class DocumentSource(seqio.DataSource):
-  """Documents of files as a seqio data source; made by the functions below.
-
-  Attributes:
-    key: a string that tells this source from every other one.
-  """
-
-  def __init__(self, files, text_format, field, validation_fraction, name):
-    self._files = files
-    self._format, self._field = text_format, field
-    self._fraction = validation_fraction
-    self.name = name
-    self.key = repr(
-      (name, sorted(files.items()), text_format, field, validation_fraction)
-    )
-    self._idle = collections.OrderedDict()
-    self._lock = threading.Lock()
-    self._said = set()
-    super().__init__(splits=('train', 'validation'))
-
-  def __repr__(self):
-    return f'{type(self).__name__}({self.key})'
-
-  @property
-  def supports_arbitrary_sharding(self) -> bool:
-    """True: documents are shared out, not files."""
-    return True
-
-  def list_shards(self, split: str):
-    """The files of a split."""
-    return self._files.get(split, self._files['train'])
-
-  def _of_split(self, split: str, found: list[bytes]) -> list[bytes]:
-    if 'validation' in self._files:
-      return found
-    limit = int(self._fraction * 2**64)
-    wanted = split == 'validation'
-    return [
-      document
-      for document in found
-      if (documents_lib.uniform_hash(document) < limit) == wanted
-    ]
-
-  @functools.cache  # noqa: B019, sources live as long as their task.
-  def _survey(self, split: str) -> bool:
-    """Whether the files of a split fit in memory; refuses useless ones."""
-    files = self.list_shards(split)
-    sizes = [os.path.getsize(path) for path in files if '://' not in path]
-    small = len(sizes) == len(files) and sum(sizes) <= IN_MEMORY
-    skipped, held, usable = collections.Counter(), 0, 0
-    for path in files:
-      for found in documents_lib.read_file(
-        path, self._format, self._field, skipped, _open
-      ):
-        usable += len(found)
-        held += sum(map(len, found))
-        if held > IN_MEMORY or (usable and not small):
-          self._say_once(skipped)
-          return False
-    what = ', '.join(f'{n} {reason}' for reason, n in sorted(skipped.items()))
-    if not usable:
-      raise UserError(
-        f'none of the {len(files)} files of {self.name} holds a usable'
-        f' document (skipped: {what or "nothing but white space"}): check the'
-        f' files, {files[0]!r} for one'
-      )
-    if what:
-      _logger.warning('%s: skipped %s; kept %d', self.name, what, usable)
-    return True
-
-  def _say_once(self, skipped):
-    for reason in skipped:
-      if reason not in self._said:
-        self._said.add(reason)
-        _logger.warning('%s: skipping %s', self.name, reason)
-
-  @functools.cache  # noqa: B019
-  def _in_memory(self, split: str) -> tf.Tensor:
-    kept = []
-    for path in self.list_shards(split):
-      for found in documents_lib.read_file(
-        path, self._format, self._field, collections.Counter(), _open
-      ):
-        kept.extend(self._of_split(split, found))
-    if not kept:
-      raise UserError(
-        f'{self.name} has no document for the split {split!r}: raise'
-        f' validation_fraction={self._fraction} (between 0 and 1), or name'
-        ' files of its own with validation_pattern'
-      )
-    return tf.constant(kept)
-
-  def _read(self, path: str, offset: int, split: str, shard: seqio.ShardInfo):
-    """One block: its documents, and where the next begins (-1: nowhere)."""
-    with self._lock:
-      stream = self._idle.pop((path, offset), None)
-    stream = stream or documents_lib.Stream(path, offset, _open)
-    skipped = collections.Counter()
-    found = documents_lib.read_block(stream, self._format, self._field, skipped)
-    with self._lock:
-      self._say_once(skipped)
-      if found is None:
-        stream.close()
-      else:
-        self._idle[path, stream.offset] = stream
-        if len(self._idle) > _OPEN_FILES:
-          self._idle.popitem(last=False)[1].close()
-    if found is None:
-      return np.array([], object), np.int64(-1)
-    if shard.num_shards > 1:
-      # Of the reversed text, because the hash of the text picks the split.
-      found = [
-        document
-        for document in found
-        if documents_lib.uniform_hash(document[::-1]) % shard.num_shards
-        == shard.index
-      ]
-    kept = self._of_split(split, found)
-    return np.array(kept, object), np.int64(stream.offset)
-
-  def _stream(self, path, split: str, shard: seqio.ShardInfo):
-    """The documents of one file, its position being that of a block."""
-
-    def read(path, offset):
-      return self._read(path.decode(), int(offset), split, shard)
-
-    @_as_is
-    def step(offset, _):
-      # Stateless as far as results go: a function of path and offset.
-      found, following = tf.numpy_function(
-        read, [path, offset], [tf.string, tf.int64], stateful=False
-      )
-      found.set_shape([None])
-      following.set_shape([])
-      return following, (found, following)
-
-    blocks = tf.data.Dataset.counter().scan(tf.constant(0, tf.int64), step)
-    blocks = blocks.take_while(_as_is(lambda _, following: following >= 0))
-    return blocks.map(_as_is(lambda found, _: found)).unbatch()
-
-  def get_dataset(
-    self,
-    split: str = 'train',
-    shuffle: bool = True,
-    seed: int | None = None,
-    shard_info: seqio.ShardInfo | None = None,
-    **unused,
-  ) -> tf.data.Dataset:
-    """Documents of a split; see seqio.DataSource."""
-    del unused
-    if split not in self.splits:
-      raise UserError(f'split={split!r}: choose one of {self.splits}')
-    shard = shard_info or seqio.ShardInfo(0, 1)
-    if self._survey(split):
-      texts = self._in_memory(split)
-      places = tf.data.Dataset.range(
-        shard.index, texts.shape[0], shard.num_shards
-      )
-      if shuffle:
-        # Places instead of documents keep the saved position small.
-        places = places.shuffle(texts.shape[0], seed=seed)
-      return places.map(lambda place: {'text': tf.gather(texts, place)})
-    files = list(self.list_shards(split))
-    num_shards = shard.num_shards
-    if len(files) % num_shards == 0 or len(files) >= 8 * num_shards:
-      # Whole files, so that each is read by one host; about as many a host.
-      files, shard = files[shard.index :: num_shards], seqio.ShardInfo(0, 1)
-    paths = tf.data.Dataset.from_tensor_slices(files)
-    if shuffle:
-      paths = paths.shuffle(len(files), seed=seed)
-    texts = paths.interleave(
-      _as_is(lambda path: self._stream(path, split, shard)),
-      cycle_length=FILES_AT_A_TIME if shuffle else 1,
-      block_length=1,
-    )
-    return texts.map(lambda text: {'text': text})
-
-
 def _files_source(
   name, pattern, validation_pattern, validation_fraction, text_format, field
 ):
@@ -265,10 +65,12 @@ def _files_source(
         f'{both[0]!r} is matched by pattern and by validation_pattern: a file'
         ' can serve one of them'
       )
-  return DocumentSource(files, text_format, field, validation_fraction, name)
+  return sources.DocumentSource(
+    files, text_format, field, validation_fraction, name
+  )
 
 
-def embedded(validation_fraction: float = 0.05) -> DocumentSource:
+def embedded(validation_fraction: float = 0.05) -> sources.DocumentSource:
   """Python's own documentation, built once into the user's cache folder."""
   path = embedded_lib.cached_file()
   return _files_source(
@@ -281,7 +83,7 @@ def text_files(
   validation_pattern=None,
   validation_fraction: float = 0.01,
   document: str = 'blank_line',
-) -> DocumentSource:
+) -> sources.DocumentSource:
   """Your own text in UTF-8, plain or .gz.
 
   Args:
@@ -312,7 +114,7 @@ def json_lines(
   validation_pattern=None,
   validation_fraction: float = 0.01,
   field: str = 'text',
-) -> DocumentSource:
+) -> sources.DocumentSource:
   """Files with a JSON object a line, plain or .gz, as allenai/c4 has them.
 
   Args:
@@ -332,53 +134,6 @@ def json_lines(
     'json',
     field,
   )
-
-
-class _Tfds(seqio.TfdsDataSource):
-  """A TFDS dataset of which only the text is read, in a fresh order."""
-
-  def __init__(self, name, data_dir, field, download):
-    self.name = name.split(':')[0].split('/')[0]
-    self.key = repr((name, data_dir, field))
-    self._field, self._where = field, (name, data_dir)
-    self._download = download
-    super().__init__(
-      tfds_name=name, tfds_data_dir=data_dir, read_only=not download
-    )
-
-  @property
-  def splits(self):
-    """Those that are prepared; refuses a dataset of which none is."""
-    name, folder = self._where
-    if not self._download:
-      try:
-        found = tuple(self.tfds_dataset.info.splits)
-      except (ValueError, AssertionError) as error:
-        why = str(error).splitlines()[0]
-        raise UserError(f'TFDS cannot open {name!r}: {why}') from error
-      if not found:
-        raise UserError(
-          f'{name} is not prepared in {folder or "~/tensorflow_datasets"}:'
-          ' point data_dir (TFDS_DATA_DIR) at the folder that holds it, or'
-          ' read other files with gin/data/c4_json.gin'
-        )
-      return found
-    return tuple(super().splits)
-
-  def num_input_examples(self, split: str) -> None:
-    """Unknown: seqio would cache a small split, and with it its order."""
-    return None
-
-  def get_dataset(self, *args, **kwargs) -> tf.data.Dataset:
-    """Documents of a split; see seqio.DataSource."""
-    dataset = super().get_dataset(*args, **kwargs)
-    field = self._field
-    if field not in dataset.element_spec:
-      raise UserError(
-        f'{self._where[0]} has no feature {field!r}: choose one of'
-        f' {sorted(dataset.element_spec)}'
-      )
-    return dataset.map(lambda example: {'text': example[field]})
 
 
 def tfds(
@@ -403,4 +158,4 @@ def tfds(
       f'{name!r} has no version: write it as in c4/en:3.1.0, so that a run can'
       ' be repeated'
     )
-  return _Tfds(name, data_dir, field, download)
+  return sources.TfdsSource(name, data_dir, field, download)
