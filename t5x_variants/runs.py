@@ -1,0 +1,117 @@
+"""A run directory as text: its settings, its variant's name, its size.
+
+Neither gin nor jax is imported, so that a table of many runs is quick and
+needs nothing of what the runs needed. What else a run wrote: `metrics.read`.
+"""
+
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+
+from t5x_variants import errors
+
+# As the papers write them.
+_GATED = {
+  'sigmoid': 'GLU',
+  'linear': 'Bilinear',
+  'relu': 'ReGLU',
+  'gelu': 'GEGLU',
+  'swish': 'SwiGLU',
+}
+_NAMES = {
+  'relu': 'ReLU',
+  'gelu': 'GELU',
+  'swish': 'Swish',
+  'squared_relu': 'Squared ReLU',
+  'xielu': 'xIELU',
+  'rational': 'Rational',
+  'polyrelu': 'PolyReLU',
+  'polynorm': 'PolyNorm',
+}
+# The order in which tables and colours go through the variants.
+VARIANTS = (
+  'ReLU',
+  'GELU',
+  'Swish',
+  'Squared ReLU',
+  'xIELU',
+  'GLU',
+  'Bilinear',
+  'ReGLU',
+  'GEGLU',
+  'SwiGLU',
+  'Rational',
+  'Rational GLU',
+  'PolyReLU',
+  'PolyNorm',
+  'PolyNorm GLU',
+)
+
+
+def settings(run: str | os.PathLike) -> dict[str, str]:
+  """The bindings of config.gin as text, macros by bare name; {} without it."""
+  path = pathlib.Path(run) / 'config.gin'
+  if not path.exists():
+    return {}
+  # A value that needs more than a line goes on indented, after a backslash.
+  text = re.sub(r'\s*\\?\n[ \t]+', ' ', path.read_text(encoding='utf-8'))
+  found = re.findall(r'^([\w./]+) = (.*)$', text, re.MULTILINE)
+  return {name: value.strip() for name, value in found}
+
+
+def variant(bindings: Mapping[str, str]) -> str | None:
+  """The variant's name from ACTIVATION and GATED: 'SwiGLU'; None if unset.
+
+  Args:
+    bindings: see `settings`.
+
+  Returns:
+    The papers' name where there is one, else the activation's own, with
+    ' GLU' behind it when gated.
+  """
+  activation, gated = bindings.get('ACTIVATION'), bindings.get('GATED')
+  if activation is None or gated not in ('True', 'False'):
+    return None
+  # 'swish', or a maker such as @rational.rational().
+  name = re.fullmatch(r'@?(?:[\w/]+\.)*(\w+)(?:\(\))?', activation.strip('\'"'))
+  if name is None:
+    return None
+  name = name[1]
+  if gated == 'True':
+    return _GATED.get(name) or f'{_NAMES.get(name, name)} GLU'
+  return _NAMES.get(name, name)
+
+
+def parameters(run: str | os.PathLike) -> int | None:
+  """The number of parameters model-info.txt gives; None without it."""
+  path = pathlib.Path(run) / 'model-info.txt'
+  if not path.exists():
+    return None
+  total = re.search(
+    r'^([\d,]+) parameters', path.read_text(encoding='utf-8'), re.MULTILINE
+  )
+  return int(total[1].replace(',', '')) if total else None
+
+
+def newest_checkpoint(run: str | os.PathLike) -> tuple[int, pathlib.Path]:
+  """The step and folder of the newest whole checkpoint.
+
+  Only looks: opening a run's checkpoints for writing would tidy away what a
+  run that is still going on has half written.
+
+  Raises:
+    errors.UserError: there is none yet.
+  """
+  folder = pathlib.Path(run).absolute() / 'checkpoints'
+  steps = [
+    int(entry.name)
+    for entry in (folder.iterdir() if folder.is_dir() else ())
+    if entry.name.isdigit()
+  ]
+  if not steps:
+    raise errors.UserError(
+      f'{run} has no checkpoint yet: one is written every CHECKPOINT_PERIOD '
+      'steps and at the end of a run.'
+    )
+  return max(steps), folder / str(max(steps))

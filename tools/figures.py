@@ -1,0 +1,102 @@
+"""What the plot tools share: figures without a display, and their errors."""
+
+import pathlib
+import sys
+from collections.abc import Callable
+
+from t5x_variants import errors
+
+# Okabe and Ito's colours, told apart by colour-blind readers too, without
+# the yellow that is lost on white.
+COLOURS = (
+  '#0072b2',
+  '#d55e00',
+  '#009e73',
+  '#cc79a7',
+  '#000000',
+  '#e69f00',
+  '#56b4e9',
+)
+# Seven colours and four dashes have no common factor: index i of both gives
+# 28 lines of which no two are alike, and neighbours differ in both.
+DASHES = ('-', (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
+
+_STYLE = {
+  'font.size': 9,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.linewidth': 0.6,
+  'xtick.major.width': 0.6,
+  'ytick.major.width': 0.6,
+  'legend.frameon': False,
+  'pdf.fonttype': 42,  # text stays text
+}
+
+
+def figure(width: float, height: float):
+  """An empty figure, in inches, that no display or global state knows of."""
+  try:
+    import matplotlib
+    from matplotlib import figure as matplotlib_figure
+  except ImportError as error:
+    raise errors.UserError(
+      "The plots need matplotlib: pip install 't5x-variants[plot]'."
+    ) from error
+  matplotlib.rcParams.update(_STYLE)
+  return matplotlib_figure.Figure((width, height), layout='constrained')
+
+
+def check_output(path: str) -> pathlib.Path:
+  """The path of a picture to write, refused before any work is done."""
+  output = pathlib.Path(path)
+  if not output.parent.is_dir():
+    raise errors.UserError(
+      f'{path} cannot be written: there is no folder {output.parent}. Make '
+      'it, or give another path with -o.'
+    )
+  kinds = figure(1, 1).canvas.get_supported_filetypes()
+  if output.suffix.removeprefix('.').lower() not in kinds:
+    raise errors.UserError(
+      f'{path} cannot be written: its ending says the kind of picture, one '
+      f'of {", ".join(sorted(kinds))}.'
+    )
+  return output
+
+
+def save(drawn, path: pathlib.Path) -> None:
+  """Writes a figure and says where."""
+  try:
+    drawn.savefig(path, dpi=200)
+  except OSError as error:
+    raise errors.UserError(
+      f'{path} cannot be written: {error.strerror}.'
+    ) from error
+  print(f'wrote {path}', file=sys.stderr)
+
+
+def note(text: str) -> None:
+  """Says what a reader of the picture should know, beside the table."""
+  print(f'note: {text}', file=sys.stderr)
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+  """Columns under the first row's names; the first column is text."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return '\n'.join(
+    '  '.join(
+      [row[0].ljust(widths[0])]
+      + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
+    ).rstrip()
+    for row in rows
+  )
+
+
+def run(main: Callable[[], None]) -> None:
+  """Runs a tool; a user's slip ends in one sentence and exit status 2."""
+  try:
+    main()
+  except errors.UserError as error:
+    # gin adds where in the configuration a call stood.
+    sentence = str(error).split('\n  In call to configurable')[0]
+    print(f'error: {sentence}', file=sys.stderr)
+    raise SystemExit(2) from None

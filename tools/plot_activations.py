@@ -1,0 +1,352 @@
+"""Draws what each layer's activation became, over what it was given.
+
+  python tools/plot_activations.py runs/rational -o activations.png
+
+One panel for each layer of the encoder and of the decoder: the learned
+function (solid), the function it started as (dashed) and, in grey and on a
+scale of its own, a histogram of the pre-activations that the layer computes
+on held-out text, padding left out. The x axis goes from their 0.1 to their
+99.9 % quantile. A table of coefficients and ranges goes to stdout.
+
+A row-wise activation (PolyNorm) has no graph: its value depends on the whole
+row. Drawn is what z gives as one entry of a row that the layer has seen, in
+place of the entry nearest to it: the median over 32 such rows (solid) and the
+5 to 95 % of them (band).
+
+Read are config.gin and the newest checkpoint of the run directory; the data
+is the run's own. It runs on a CPU unless JAX_PLATFORMS says otherwise.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import figures
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax.core import unfreeze
+
+import gin
+from t5x_variants import (
+  activations,
+  errors,
+  gin_utils,
+  network,
+  runs,
+  train_state,
+)
+from t5x_variants.data import config as data_config
+
+ROWS = 8  # held-out rows in one batch: bounds the memory
+TYPICAL = 32  # rows over which a row-wise activation is drawn
+POINTS = 301  # of a curve
+BINS = 80
+FAR = (3.0, 8.0)  # the published and our own fits of rationals end there
+_LEARNED, _HISTOGRAM = figures.COLOURS[0], '0.82'
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """One layer's activation.
+
+  Attributes:
+    name: such as 'encoder 0'; the layer's parameters are in
+      encoder/layers_0.
+    coefficients: now, {} when there are none.
+    z: pre-activations, one row a token, [N, F].
+  """
+
+  name: str
+  coefficients: Mapping[str, np.ndarray]
+  z: np.ndarray
+
+
+def read_params(
+  run: str, model: network.Transformer
+) -> tuple[int, Mapping[str, object]]:
+  """The step and the parameters, as numpy, of the newest checkpoint."""
+  step, folder = runs.newest_checkpoint(run)
+  shapes, _ = train_state.shapes_and_axes(model)
+  as_numpy = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes
+  )
+  try:
+    with ocp.PyTreeCheckpointer() as reader:
+      restored = reader.restore(
+        folder / 'state',
+        args=ocp.args.PyTreeRestore(
+          {'params': shapes}, {'params': as_numpy}, partial_restore=True
+        ),
+      )
+  except (OSError, ValueError, KeyError) as error:
+    reason = ' '.join(str(error).split())[:200]
+    raise errors.UserError(
+      f'The checkpoint {folder} cannot be read as the model of config.gin: '
+      f'{reason}'
+    ) from error
+  return step, restored['params']
+
+
+def read_batches(count: int) -> list[Mapping[str, np.ndarray]]:
+  """The first `count` batches of the held-out split, of few rows each."""
+  with gin.config_scope('eval'):
+    try:
+      dataset = gin_utils.configured(data_config.DatasetConfig)()
+    except TypeError as error:
+      raise errors.UserError(
+        'The run has no held-out data (eval/DatasetConfig in config.gin), so '
+        'there is nothing to show its activations.'
+      ) from error
+  dataset = dataclasses.replace(
+    dataset, batch_size=min(ROWS, dataset.batch_size)
+  )
+  return [batch for _, batch in zip(range(count), dataset.open(), strict=False)]
+
+
+def observe(
+  model: network.Transformer,
+  params: Mapping[str, object],
+  batches: list[Mapping[str, np.ndarray]],
+) -> list[Layer]:
+  """Applies the model and notes every layer's pre-activations."""
+
+  @jax.jit
+  def preactivations(batch):
+    _, seen = model.apply(
+      {'params': params},
+      batch['encoder_input_tokens'],
+      batch['decoder_input_tokens'],
+      batch['decoder_target_tokens'],
+      encoder_segment_ids=batch.get('encoder_segment_ids'),
+      decoder_segment_ids=batch.get('decoder_segment_ids'),
+      enable_dropout=False,
+      mutable=['intermediates'],
+    )
+    return unfreeze(seen['intermediates'])
+
+  each = [jax.device_get(preactivations(batch)) for batch in batches]
+  if model.config.scan_layers:
+    params = network.unstack_layers(params)
+    each = [network.unstack_layers(seen) for seen in each]
+  real = {
+    'encoder': [b['encoder_input_tokens'] > 0 for b in batches],
+    'decoder': [b['decoder_target_tokens'] > 0 for b in batches],
+  }
+  counts = {
+    'encoder': model.config.num_encoder_layers,
+    'decoder': model.config.num_decoder_layers,
+  }
+  return [
+    Layer(
+      f'{stack} {i}',
+      params[stack][f'layers_{i}']['mlp'].get('activation', {}),
+      np.concatenate(
+        [
+          _sown(seen[stack][f'layers_{i}'])[keep]
+          for seen, keep in zip(each, real[stack], strict=True)
+        ]
+      ),
+    )
+    for stack, count in counts.items()
+    for i in range(count)
+  ]
+
+
+def _sown(layer: Mapping) -> np.ndarray:
+  """What MlpBlock has sown, in float32 [B, L, F]."""
+  (value,) = layer['mlp']['preactivation']
+  return np.asarray(value, np.float32)
+
+
+def limits(layer: Layer) -> tuple[float, float]:
+  """The x range: the 0.1 and the 99.9 % quantile."""
+  low, high = np.quantile(layer.z, [0.001, 0.999])
+  if high - low < 1e-6:
+    low, high = low - 1.0, high + 1.0
+  return float(low), float(high)
+
+
+def values(
+  activation: activations.Activation,
+  coefficients: Mapping[str, np.ndarray],
+  x: np.ndarray,
+  layer: Layer,
+) -> np.ndarray:
+  """What the activation makes of x: [1, X], or [rows, X] if it is row-wise."""
+  if activation.kind == 'elementwise':
+    return np.asarray(activation.fn(jnp.asarray(x), coefficients))[None]
+
+  @jax.jit
+  def of_row(row):
+    def at(one):
+      nearest = jnp.argmin(jnp.abs(row - one))
+      return activation.fn(row.at[nearest].set(one), coefficients)[nearest]
+
+    return jax.lax.map(at, jnp.asarray(x))
+
+  return np.stack([np.asarray(of_row(row)) for row in typical_rows(layer.z)])
+
+
+def typical_rows(z: np.ndarray) -> np.ndarray:
+  """TYPICAL rows of [N, F], evenly spaced through the text."""
+  return z[np.linspace(0, len(z) - 1, min(TYPICAL, len(z))).astype(int)]
+
+
+def draw(activation: activations.Activation, layers: list[Layer], title: str):
+  """The figure: the encoder's panels, and below them the decoder's."""
+  stacks = [
+    [layer for layer in layers if layer.name.startswith(stack)]
+    for stack in ('encoder', 'decoder')
+  ]
+  most = max(map(len, stacks))
+  columns = -(-most // -(-most // 6))
+  depths = [-(-len(stack) // columns) for stack in stacks]
+  drawn = figures.figure(
+    max(5.0, 1.75 * columns + 0.3), 1.45 * sum(depths) + 0.9
+  )
+  grid = drawn.add_gridspec(sum(depths), columns)
+  handles = {}
+  for stack, first in zip(stacks, (0, depths[0]), strict=True):
+    for i, layer in enumerate(stack):
+      ax = drawn.add_subplot(grid[first + i // columns, i % columns])
+      handles = _panel(ax, activation, layer)
+  drawn.supxlabel('pre-activation z', fontsize=9)
+  drawn.supylabel('act(z)', fontsize=9)
+  drawn.legend(
+    handles.values(),
+    handles.keys(),
+    title=title,
+    loc='outside upper center',
+    ncols=2 if columns < 4 else 4,
+    fontsize=8,
+    title_fontsize=10,
+  )
+  return drawn
+
+
+def _panel(ax, activation: activations.Activation, layer: Layer):
+  """One layer; returns what the legend shows."""
+  low, high = limits(layer)
+  x = np.linspace(low, high, POINTS, dtype=np.float32)
+  counts, edges = np.histogram(layer.z, BINS, (low, high))
+  behind = ax.twinx()
+  bars = behind.stairs(counts, edges, fill=True, color=_HISTOGRAM)
+  behind.set_ylim(0, 1.05 * counts.max())
+  behind.set_yticks([])
+  behind.spines[:].set_visible(False)
+  ax.set_zorder(behind.get_zorder() + 1)
+  ax.patch.set_visible(False)
+  now = values(activation, layer.coefficients, x, layer)
+  (line,) = ax.plot(x, np.median(now, 0), color=_LEARNED, lw=1.6)
+  handles = {_learned_text(activation): line}
+  if len(now) > 1:
+    band = np.quantile(now, [0.05, 0.95], axis=0)
+    handles['5 to 95 % of rows'] = ax.fill_between(
+      x, *band, color=_LEARNED, alpha=0.25, lw=0
+    )
+  if layer.coefficients:
+    start = values(activation, activation.init(), x, layer)
+    (handles['at the start'],) = ax.plot(
+      x, np.median(start, 0), color='black', lw=0.9, ls=(0, (4, 2))
+    )
+  handles['pre-activations, held-out text (own scale)'] = bars
+  ax.set_xlim(low, high)
+  ax.set_title(layer.name, fontsize=8, pad=3)
+  ax.tick_params(labelsize=7, length=2, pad=2)
+  ax.locator_params(nbins=4)
+  return handles
+
+
+def _learned_text(activation: activations.Activation) -> str:
+  if not activation.init():
+    return 'the function (fixed: no coefficients)'
+  if activation.kind == 'rowwise':
+    return 'learned, in a typical row (median of rows)'
+  return 'learned'
+
+
+def summary(activation: activations.Activation, layers: list[Layer]) -> str:
+  """The table: where z lies, and the coefficients at the start and now."""
+  rows = [
+    (
+      'layer',
+      *(f'|z|>{bound:g}' for bound in FAR),
+      *('0.1 %', 'median', '99.9 %'),
+    )
+  ]
+  for layer in layers:
+    size = np.abs(layer.z)
+    rows.append(
+      (
+        layer.name,
+        *(f'{np.mean(size > bound):.2%}' for bound in FAR),
+        *(f'{q:.3f}' for q in np.quantile(layer.z, [0.001, 0.5, 0.999])),
+      )
+    )
+  parts = [figures.table(rows)]
+  for name, start in activation.init().items():
+    lines = [(name, *map(str, range(len(start)))), ('start', *_digits(start))]
+    lines += [(x.name, *_digits(x.coefficients[name])) for x in layers]
+    parts.append(figures.table(lines))
+  if not activation.init():
+    parts.append(f'{activation.name} has no coefficients: it stays as it is.')
+  return '\n\n'.join(parts)
+
+
+def _digits(vector: np.ndarray) -> list[str]:
+  return [f'{value:.5g}' for value in vector]
+
+
+def main(arguments: list[str] | None = None):
+  """Reads the run, prints the table, writes the picture; returns it."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('run', metavar='RUN', help='a run directory')
+  parser.add_argument(
+    '-o',
+    default='activations.png',
+    metavar='FILE',
+    help='.png, .pdf, .svg ...; default: %(default)s',
+  )
+  parser.add_argument(
+    '--batches',
+    type=int,
+    default=2,
+    metavar='N',
+    help=f'held-out batches, {ROWS} rows each; default: %(default)s',
+  )
+  options = parser.parse_args(arguments)
+  output = figures.check_output(options.o)
+  config = pathlib.Path(options.run).absolute() / 'config.gin'
+  if not config.exists():
+    raise errors.UserError(
+      f'{options.run} is no run directory: it has no config.gin.'
+    )
+  if options.batches < 1:
+    raise errors.UserError(
+      f'--batches is {options.batches}; it must be at least 1.'
+    )
+  runs.newest_checkpoint(options.run)
+  gin_utils.parse([str(config)])
+  model = gin_utils.macro('MODEL')
+  activation = model.config.activation
+  step, params = read_params(options.run, model)
+  layers = observe(model, params, read_batches(options.batches))
+  print(summary(activation, layers))
+  name = runs.variant(runs.settings(options.run)) or activation.name
+  drawn = draw(
+    activation, layers, f'{name} at step {step:,} ({config.parent.name})'
+  )
+  figures.save(drawn, output)
+  return drawn
+
+
+if __name__ == '__main__':
+  figures.run(main)
