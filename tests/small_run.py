@@ -1,0 +1,120 @@
+"""A very small model trained on numbered rows, for tests of the loop."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import optax
+
+from t5x_variants import metrics, network, optimizer, partitioning
+from t5x_variants import schedules, trainer
+
+VOCAB = 64
+LOSSES = ('loss', 'z_loss', 'accuracy', 'gradient_norm', 'learning_rate')
+
+
+class Rows:
+  """Batches whose rows are numbered, so that a test can count them."""
+
+  vocab_size = VOCAB
+
+  def __init__(self, dataset):
+    self.dataset = dataset
+    self.position = 0
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    size = self.dataset.batch_size
+    rows = range(self.position, self.position + size)
+    if self.dataset.last is not None and rows.stop > self.dataset.last:
+      raise StopIteration
+    self.dataset.seen.append(tuple(rows))
+    self.position = rows.stop
+    if self.dataset.before_batch:
+      self.dataset.before_batch(self.position // size)
+    tokens = np.stack(
+      [np.random.default_rng(row).integers(1, VOCAB, 12) for row in rows]
+    ).astype(np.int32)
+    shifted = np.pad(tokens[:, :5], [(0, 0), (1, 0)])
+    return {
+      'encoder_input_tokens': tokens,
+      'decoder_input_tokens': shifted,
+      'decoder_target_tokens': tokens[:, :6],
+      'decoder_loss_weights': np.ones_like(shifted),
+    }
+
+  def save(self, directory):
+    pathlib.Path(directory, 'position.json').write_text(str(self.position))
+
+  def restore(self, directory):
+    self.position = int(pathlib.Path(directory, 'position.json').read_text())
+
+
+@dataclasses.dataclass
+class Numbered:
+  """Stands in for a DatasetConfig."""
+
+  batch_size: int = 8
+  last: int | None = None
+  before_batch: object = None
+  seen: list = dataclasses.field(default_factory=list)
+
+  def open(self, shard_index=0, num_shards=1):
+    return Rows(self)
+
+
+def mesh_of(data, model=1):
+  return jax.make_mesh(
+    (data, model),
+    ('data', 'model'),
+    axis_types=(jax.sharding.AxisType.Auto,) * 2,
+    devices=jax.devices()[: data * model],
+  )
+
+
+def run(model_dir, steps, dataset=None, activation='rational', **options):
+  """Trains a very small model; returns the training records."""
+  config = network.T5Config(
+    vocab_size=VOCAB,
+    emb_dim=8,
+    num_heads=2,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    head_dim=4,
+    mlp_dim=12,
+    activation=activation,
+    dropout_rate=0.1,
+  )
+
+  def rule(axes, learning_rate):
+    return optimizer.adafactor(
+      axes,
+      learning_rate,
+      coefficients=optimizer.coefficient_adam(optax.constant_schedule(1e-3)),
+    )
+
+  defaults = {
+    'train_dataset': dataset or Numbered(),
+    'eval_dataset': Numbered(last=16),
+    'optimizer': rule,
+    'learning_rate': schedules.rsqrt(100, warmup_steps=100),
+    'mesh': mesh_of(1),
+    'logical_axis_rules': partitioning.standard_logical_axis_rules(),
+    'z_loss': 1e-4,
+    'periods': trainer.Periods(log=1, eval=5, eval_steps=2, checkpoint=4),
+  }
+  trainer.train(
+    network.Transformer(config),
+    model_dir=str(model_dir),
+    total_steps=steps,
+    **defaults | options,
+  )
+  return losses(model_dir)
+
+
+def losses(model_dir, split='train'):
+  records = metrics.read(model_dir, split)
+  return {r['step']: tuple(r[k] for k in LOSSES if k in r) for r in records}
