@@ -8,51 +8,51 @@ HERE = pathlib.Path(__file__).parent
 README = HERE / 'README.md'
 
 setup(
-    name='t5x-variants',
-    version='0.1.0',
-    description=(
-        'T5 with gated, rational and polynomial feed-forward blocks, in JAX '
-        'and Flax for TPUs.'
-    ),
-    long_description=README.read_text(encoding='utf-8'),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    python_requires='>=3.11',
-    packages=find_packages(include=['t5x_variants', 't5x_variants.*'])
-    + ['t5x_variants.gin'],
-    package_dir={'t5x_variants.gin': 'gin'},
-    package_data={
-        't5x_variants': ['**/*.json'],
-        't5x_variants.gin': ['**/*.gin'],
-    },
-    install_requires=[
-        'absl-py>=2.1',
-        'etils>=1.9',
-        'flax>=0.10.6',
-        'gin-config>=0.5',
-        'jax>=0.7',
-        'jaxtyping>=0.2.36',
-        'numpy>=1.26',
-        'optax>=0.2.5',
-        'orbax-checkpoint>=0.11.20',
-        'seqio>=0.0.19',
-        'tensorboardX>=2.6.2',
-        'tensorflow>=2.16',
-        'tensorflow-datasets>=4.9.6',
+  name='t5x-variants',
+  version='0.1.0',
+  description=(
+    'T5 with gated, rational and polynomial feed-forward blocks, in JAX '
+    'and Flax for TPUs.'
+  ),
+  long_description=README.read_text(encoding='utf-8'),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=find_packages(include=['t5x_variants', 't5x_variants.*'])
+  + ['t5x_variants.gin'],
+  package_dir={'t5x_variants.gin': 'gin'},
+  package_data={
+    't5x_variants': ['**/*.json'],
+    't5x_variants.gin': ['**/*.gin'],
+  },
+  install_requires=[
+    'absl-py>=2.1',
+    'etils>=1.9',
+    'flax>=0.10.6',
+    'gin-config>=0.5',
+    'jax>=0.7',
+    'jaxtyping>=0.2.36',
+    'numpy>=1.26',
+    'optax>=0.2.5',
+    'orbax-checkpoint>=0.11.20',
+    'seqio>=0.0.19',
+    'tensorboardX>=2.6.2',
+    'tensorflow>=2.16',
+    'tensorflow-datasets>=4.9.6',
+  ],
+  extras_require={
+    # The pictures: tools/plot_runs.py and tools/plot_activations.py.
+    'plot': ['matplotlib>=3.8'],
+    # On a TPU virtual machine.
+    'tpu': ['jax[tpu]>=0.7'],
+    'test': [
+      'hypothesis>=6.100',
+      'matplotlib>=3.8',
+      'psutil>=5.9',
+      'pytest>=8',
+      'pytest-timeout>=2.3',
+      'ruff>=0.6',
+      'scipy>=1.11',
     ],
-    extras_require={
-        # The pictures: tools/plot_runs.py and tools/plot_activations.py.
-        'plot': ['matplotlib>=3.8'],
-        # On a TPU virtual machine.
-        'tpu': ['jax[tpu]>=0.7'],
-        'test': [
-            'hypothesis>=6.100',
-            'matplotlib>=3.8',
-            'psutil>=5.9',
-            'pytest>=8',
-            'pytest-timeout>=2.3',
-            'ruff>=0.6',
-            'scipy>=1.11',
-        ],
-    },
+  },
 )

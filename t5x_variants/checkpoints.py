@@ -6,10 +6,10 @@ name and renames it when it is whole, and deletes old ones only after that: a
 disk that fills up or a process that dies leaves the last good step intact.
 """
 
-from collections.abc import Mapping
 import logging
 import os
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import orbax.checkpoint as ocp
@@ -51,11 +51,11 @@ class Checkpoints:
   """The checkpoints of one run directory."""
 
   def __init__(
-      self,
-      directory: str | os.PathLike,
-      *,
-      max_to_keep: int | None = 3,
-      keep_period: int | None = None,
+    self,
+    directory: str | os.PathLike,
+    *,
+    max_to_keep: int | None = 3,
+    keep_period: int | None = None,
   ):
     """Opens, and if need be makes, the folder.
 
@@ -67,20 +67,20 @@ class Checkpoints:
     self._directory = directory
     try:
       self._manager = ocp.CheckpointManager(
-          directory,
-          # Named here so that a step's metadata can be read before the first
-          # restore.
-          item_handlers={
-              'state': ocp.StandardCheckpointHandler(),
-              'data': PositionHandler(),
-          },
-          options=ocp.CheckpointManagerOptions(
-              max_to_keep=max_to_keep,
-              keep_period=keep_period,
-              # The caller decides when; orbax's own interval stays out of it.
-              save_interval_steps=1,
-              enable_async_checkpointing=True,
-          ),
+        directory,
+        # Named here so that a step's metadata can be read before the first
+        # restore.
+        item_handlers={
+          'state': ocp.StandardCheckpointHandler(),
+          'data': PositionHandler(),
+        },
+        options=ocp.CheckpointManagerOptions(
+          max_to_keep=max_to_keep,
+          keep_period=keep_period,
+          # The caller decides when; orbax's own interval stays out of it.
+          save_interval_steps=1,
+          enable_async_checkpointing=True,
+        ),
       )
     except OSError as error:
       raise _unwritable(directory, error) from error
@@ -95,11 +95,11 @@ class Checkpoints:
       return
     try:
       self._manager.save(
-          step,
-          args=ocp.args.Composite(
-              state=ocp.args.StandardSave(state), data=PositionSave(position)
-          ),
-          force=True,
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), data=PositionSave(position)
+        ),
+        force=True,
       )
     except _WRITE_ERRORS as error:
       raise _unwritable(self._directory, error) from error
@@ -141,11 +141,11 @@ class Checkpoints:
       self._check_same_model(step, state)
       try:
         restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(state),
-                data=PositionRestore(position),
-            ),
+          step,
+          args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(state),
+            data=PositionRestore(position),
+          ),
         )
         return restored['state']
       except Exception as error:  # pylint: disable=broad-exception-caught
@@ -153,9 +153,9 @@ class Checkpoints:
         self._set_aside(step, error)
     if steps:
       raise errors.UserError(
-          f'No checkpoint in {self._directory} can be read (steps '
-          f'{sorted(steps)}); they are kept beside it as unreadable-STEP. '
-          'Start again with another MODEL_DIR.'
+        f'No checkpoint in {self._directory} can be read (steps '
+        f'{sorted(steps)}); they are kept beside it as unreadable-STEP. '
+        'Start again with another MODEL_DIR.'
       )
     return None
 
@@ -164,12 +164,12 @@ class Checkpoints:
     folder = pathlib.Path(self._directory)
     reason = ' '.join(str(error).split())[:200]
     _log.warning(
-        'Checkpoint of step %d cannot be read (%s: %s); it is kept as '
-        'unreadable-%d, going on from the one before.',
-        step,
-        type(error).__name__,
-        reason,
-        step,
+      'Checkpoint of step %d cannot be read (%s: %s); it is kept as '
+      'unreadable-%d, going on from the one before.',
+      step,
+      type(error).__name__,
+      reason,
+      step,
     )
     (folder / str(step)).rename(folder / f'unreadable-{step}')
     self._manager.reload()
@@ -185,22 +185,22 @@ class Checkpoints:
     if found == expected:
       return
     names = sorted(
-        name
-        for name in found.keys() | expected.keys()
-        if found.get(name) != expected.get(name)
+      name
+      for name in found.keys() | expected.keys()
+      if found.get(name) != expected.get(name)
     )
     lines = [
-        f'  {name}: {_shape_text(found.get(name))} in the checkpoint, '
-        f'{_shape_text(expected.get(name))} in this model'
-        for name in names[:5]
+      f'  {name}: {_shape_text(found.get(name))} in the checkpoint, '
+      f'{_shape_text(expected.get(name))} in this model'
+      for name in names[:5]
     ]
     more = f'\n  and {len(names) - 5} more' if len(names) > 5 else ''
     raise errors.UserError(
-        f'{self._directory} holds a checkpoint of another model; '
-        f'{len(names)} parameter(s) differ:\n'
-        + '\n'.join(lines)
-        + more
-        + '\nUse another MODEL_DIR, or the gin files this one was made with.'
+      f'{self._directory} holds a checkpoint of another model; '
+      f'{len(names)} parameter(s) differ:\n'
+      + '\n'.join(lines)
+      + more
+      + '\nUse another MODEL_DIR, or the gin files this one was made with.'
     )
 
 
@@ -211,17 +211,17 @@ _WRITE_ERRORS = (OSError, ValueError, RuntimeError)
 def _unwritable(directory, error: Exception) -> errors.UserError:
   reason = ' '.join(str(error).split())[:300]
   return errors.UserError(
-      f'Cannot write checkpoints to {directory}: {reason}. The last complete '
-      'checkpoint is intact; free some space or make the folder writable, '
-      'then start the same command again.'
+    f'Cannot write checkpoints to {directory}: {reason}. The last complete '
+    'checkpoint is intact; free some space or make the folder writable, '
+    'then start the same command again.'
   )
 
 
 def _shapes(tree: Mapping) -> dict[str, tuple[int, ...]]:
   flat, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {
-      '/'.join(str(getattr(k, 'key', k)) for k in path): tuple(leaf.shape)
-      for path, leaf in flat
+    '/'.join(str(getattr(k, 'key', k)) for k in path): tuple(leaf.shape)
+    for path, leaf in flat
   }
 
 

@@ -6,16 +6,15 @@ Library modules do not import gin: files open with
 `from __gin__ import dynamic_registration` and name functions by import path.
 """
 
-from collections.abc import Sequence
 import difflib
 import pathlib
 import re
 import sys
+from collections.abc import Sequence
 
-from absl import app
-from absl import flags
+from absl import app, flags
+
 import gin
-
 from t5x_variants import errors
 
 _MULTI_FLAGS = (

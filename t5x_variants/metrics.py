@@ -4,13 +4,13 @@
 in it once. Losses are in nats per target token.
 """
 
-from collections.abc import Iterator, Mapping
 import contextlib
 import json
 import os
 import pathlib
 import sys
 import time
+from collections.abc import Iterator, Mapping
 
 from t5x_variants import errors
 

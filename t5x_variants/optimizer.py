@@ -20,9 +20,9 @@ their own.
 
 from collections.abc import Mapping
 
-from flax import traverse_util
 import jax
 import optax
+from flax import traverse_util
 
 COEFFICIENT_AXIS = 'mlp_activations'
 _LAYER_AXIS = 'layers'

@@ -6,11 +6,11 @@ code names logical axes only ('embed', 'mlp', ...), as in t5x; rules map them.
 
 from collections.abc import Mapping, Sequence
 
+import jax
+import numpy as np
 from flax import linen as nn
 from flax import traverse_util
-import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-import numpy as np
 
 from t5x_variants import errors
 

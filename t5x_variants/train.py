@@ -13,11 +13,9 @@ import pathlib
 
 from absl import flags
 from absl import logging as absl_logging
-import gin
 
-from t5x_variants import gin_utils
-from t5x_variants import train_state
-from t5x_variants import trainer
+import gin
+from t5x_variants import gin_utils, train_state, trainer
 
 gin_utils.define_flags()
 FLAGS = flags.FLAGS

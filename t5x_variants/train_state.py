@@ -1,18 +1,17 @@
 """The state of a run and its making: parameters, optimizer state, sums."""
 
-from collections.abc import Mapping
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from flax import struct
-from flax import traverse_util
-from flax.core import unfreeze
-from flax.linen import partitioning as nn_partitioning
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 import optax
+from flax import struct, traverse_util
+from flax.core import unfreeze
+from flax.linen import partitioning as nn_partitioning
+from jaxtyping import Array, Float, Int
 
 from t5x_variants import network
 

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 import optax
+from jaxtyping import Array, Float
 
-from t5x_variants import losses
-from t5x_variants import network
-from t5x_variants import train_state
+from t5x_variants import losses, network, train_state
 
 Batch = Mapping[str, Array]
 Sums = Mapping[str, Float[Array, '']]

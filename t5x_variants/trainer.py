@@ -1,25 +1,26 @@
 """The training loop: steps, records, evaluation, checkpoints, and stopping."""
 
-from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import functools
 import math
 import os
 import pathlib
-import time
+from collections.abc import Callable, Mapping
 
-from flax import linen as nn
 import jax
 import optax
+from flax import linen as nn
 
-from t5x_variants import checkpoints
-from t5x_variants import errors
-from t5x_variants import metrics
-from t5x_variants import network
-from t5x_variants import partitioning
-from t5x_variants import preemption
-from t5x_variants import train_state
+from t5x_variants import (
+  checkpoints,
+  errors,
+  metrics,
+  network,
+  partitioning,
+  preemption,
+  train_state,
+)
 from t5x_variants import train_step as step_lib
 from t5x_variants.data import config as data_config
 
@@ -47,35 +48,33 @@ class Periods:
 
   def __post_init__(self):
     for name, value in (
-        ('LOG_PERIOD', self.log),
-        ('EVAL_PERIOD', self.eval),
-        ('EVAL_STEPS', self.eval_steps),
-        ('CHECKPOINT_PERIOD', self.checkpoint),
+      ('LOG_PERIOD', self.log),
+      ('EVAL_PERIOD', self.eval),
+      ('EVAL_STEPS', self.eval_steps),
+      ('CHECKPOINT_PERIOD', self.checkpoint),
     ):
       _check_positive(name, value)
 
 
 def train(
-    model: network.Transformer,
-    *,
-    model_dir: str,
-    total_steps: int,
-    train_dataset: data_config.DatasetConfig,
-    eval_dataset: data_config.DatasetConfig | None,
-    optimizer: Callable[
-        [Mapping, optax.Schedule], optax.GradientTransformation
-    ],
-    learning_rate: optax.Schedule,
-    mesh: jax.sharding.Mesh,
-    logical_axis_rules: partitioning.Rules,
-    random_seed: int = 0,
-    num_microbatches: int = 1,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    periods: Periods = Periods(),
-    max_to_keep: int | None = 3,
-    keep_period: int | None = None,
-    on_start: Callable[[metrics.RunWriter], None] = lambda writer: None,
+  model: network.Transformer,
+  *,
+  model_dir: str,
+  total_steps: int,
+  train_dataset: data_config.DatasetConfig,
+  eval_dataset: data_config.DatasetConfig | None,
+  optimizer: Callable[[Mapping, optax.Schedule], optax.GradientTransformation],
+  learning_rate: optax.Schedule,
+  mesh: jax.sharding.Mesh,
+  logical_axis_rules: partitioning.Rules,
+  random_seed: int = 0,
+  num_microbatches: int = 1,
+  label_smoothing: float = 0.0,
+  z_loss: float = 0.0,
+  periods: Periods = Periods(),
+  max_to_keep: int | None = 3,
+  keep_period: int | None = None,
+  on_start: Callable[[metrics.RunWriter], None] = lambda writer: None,
 ) -> None:
   """Trains up to `total_steps`, from the newest checkpoint if there is one.
 
@@ -112,57 +111,57 @@ def train(
     batches = _open(train_dataset, model)
     with contextlib.ExitStack() as stack:
       saved = checkpoints.Checkpoints(
-          folder / 'checkpoints',
-          max_to_keep=max_to_keep,
-          keep_period=keep_period,
+        folder / 'checkpoints',
+        max_to_keep=max_to_keep,
+        keep_period=keep_period,
       )
       stack.callback(saved.close)
       state = _restore_or_create(
-          functools.partial(train_state.create, model, tx),
-          jax.random.key(random_seed),
-          shapes,
-          partitioning.param_shardings(shapes, axes, mesh, logical_axis_rules),
-          mesh,
-          saved,
-          batches,
+        functools.partial(train_state.create, model, tx),
+        jax.random.key(random_seed),
+        shapes,
+        partitioning.param_shardings(shapes, axes, mesh, logical_axis_rules),
+        mesh,
+        saved,
+        batches,
       )
       (folder / 'model-info.txt').write_text(
-          train_state.model_info(shapes, axes), encoding='utf-8'
+        train_state.model_info(shapes, axes), encoding='utf-8'
       )
       metrics.say(
-          f'{train_state.count(shapes):,} parameters on {mesh.size} '
-          f'{jax.devices()[0].device_kind} device(s), mesh '
-          f'{dict(mesh.shape)}; run directory {folder}'
+        f'{train_state.count(shapes):,} parameters on {mesh.size} '
+        f'{jax.devices()[0].device_kind} device(s), mesh '
+        f'{dict(mesh.shape)}; run directory {folder}'
       )
       writer = metrics.RunWriter(folder, int(state.step))
       stack.callback(writer.close)
       on_start(writer)
       train_step = step_lib.make_train_step(
-          model,
-          tx,
-          random_seed=random_seed,
-          num_microbatches=num_microbatches,
-          label_smoothing=label_smoothing,
-          z_loss=z_loss,
+        model,
+        tx,
+        random_seed=random_seed,
+        num_microbatches=num_microbatches,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
       )
       _Loop(
-          total_steps=total_steps,
-          periods=periods,
-          mesh=mesh,
-          train_step=jax.jit(
-              train_step,
-              out_shardings=(_shardings_of(state), None),
-              donate_argnums=0,
-          ),
-          evaluate=_Evaluation(
-              jax.jit(step_lib.make_eval_step(model, num_microbatches)),
-              _held_out(eval_dataset, model, periods.eval_steps),
-              mesh,
-          ),
-          learning_rate=learning_rate,
-          batches=batches,
-          saved=saved,
-          writer=writer,
+        total_steps=total_steps,
+        periods=periods,
+        mesh=mesh,
+        train_step=jax.jit(
+          train_step,
+          out_shardings=(_shardings_of(state), None),
+          donate_argnums=0,
+        ),
+        evaluate=_Evaluation(
+          jax.jit(step_lib.make_eval_step(model, num_microbatches)),
+          _held_out(eval_dataset, model, periods.eval_steps),
+          mesh,
+        ),
+        learning_rate=learning_rate,
+        batches=batches,
+        saved=saved,
+        writer=writer,
       ).run(state)
 
 
@@ -185,7 +184,7 @@ class _Loop:
     start = int(state.step)
     if start >= self.total_steps:
       metrics.say(
-          f'Nothing to do: the run is at step {start} of {self.total_steps}.'
+        f'Nothing to do: the run is at step {start} of {self.total_steps}.'
       )
       return
     if start == 0:
@@ -197,7 +196,7 @@ class _Loop:
         with clock.waiting():
           batch = next(self.batches)
         state, sums = self.train_step(
-            state, partitioning.global_batch(batch, self.mesh)
+          state, partitioning.global_batch(batch, self.mesh)
         )
         # One step ahead of the device and no further: more would only delay
         # the answer to a signal and blur what is waited for.
@@ -213,13 +212,13 @@ class _Loop:
         if stopping:
           self.saved.wait()
           metrics.say(
-              f'{stop.signal_name}: saved step {step} and stopped. The same '
-              'command goes on from there.'
+            f'{stop.signal_name}: saved step {step} and stopped. The same '
+            'command goes on from there.'
           )
           return
 
   def _after(
-      self, step: int, state: train_state.TrainState, clock, stop: bool
+    self, step: int, state: train_state.TrainState, clock, stop: bool
   ) -> train_state.TrainState:
     """What is due after a step: a record, an evaluation, a checkpoint."""
     last = step == self.total_steps
@@ -243,31 +242,31 @@ class _Loop:
       return
     last_good = self.saved.latest_step()
     kept = (
-        f'The checkpoint of step {last_good} is the last good one and is kept'
-        if last_good is not None
-        else 'There is no checkpoint yet'
+      f'The checkpoint of step {last_good} is the last good one and is kept'
+      if last_good is not None
+      else 'There is no checkpoint yet'
     )
     raise errors.UserError(
-        f'The loss or its gradient is not finite at step {step} (summed loss '
-        f'{loss}, summed gradient norm {norm}), so the run stops. {kept}. Try '
-        'a lower learning rate, above all for the coefficients '
-        '(COEFFICIENT_LEARNING_RATE), or float32.'
+      f'The loss or its gradient is not finite at step {step} (summed loss '
+      f'{loss}, summed gradient norm {norm}), so the run stops. {kept}. Try '
+      'a lower learning rate, above all for the coefficients '
+      '(COEFFICIENT_LEARNING_RATE), or float32.'
     )
 
   def _record(
-      self, step: int, state: train_state.TrainState, clock
+    self, step: int, state: train_state.TrainState, clock
   ) -> train_state.TrainState:
     """Writes the record since the one before and starts the next."""
     sums = jax.device_get(state.sums)
     values = metrics.per_token(sums) | {
-        'gradient_norm': float(sums['gradient_norm'] / sums['steps']),
-        'learning_rate': float(self.learning_rate(step - 1)),
-        **clock.read(float(sums['tokens'] / sums['steps'])),
+      'gradient_norm': float(sums['gradient_norm'] / sums['steps']),
+      'learning_rate': float(self.learning_rate(step - 1)),
+      **clock.read(float(sums['tokens'] / sums['steps'])),
     }
     self.writer.write(step, 'train', values)
     metrics.say(metrics.progress_line(step, self.total_steps, values))
     zeros = jax.device_put(
-        train_state.zero_sums(), _shardings_of(dict(state.sums))
+      train_state.zero_sums(), _shardings_of(dict(state.sums))
     )
     return state.replace(sums=zeros)
 
@@ -276,8 +275,8 @@ class _Loop:
     if values:
       self.writer.write(step, 'eval', values)
       metrics.say(
-          f'held out at step {step}: loss {values["loss"]:.4f} nats per '
-          f'target token, accuracy {values["accuracy"]:.2%}'
+        f'held out at step {step}: loss {values["loss"]:.4f} nats per '
+        f'target token, accuracy {values["accuracy"]:.2%}'
       )
 
 
@@ -293,11 +292,11 @@ class _Evaluation:
     if not self._held_out:
       return {}
     sums = [
-        self._eval_step(params, partitioning.global_batch(batch, self._mesh))
-        for batch in self._held_out
+      self._eval_step(params, partitioning.global_batch(batch, self._mesh))
+      for batch in self._held_out
     ]
     return metrics.per_token(
-        jax.tree.map(lambda *x: sum(map(float, x)), *jax.device_get(sums))
+      jax.tree.map(lambda *x: sum(map(float, x)), *jax.device_get(sums))
     )
 
 
@@ -306,11 +305,11 @@ def _restore_or_create(create, key, shapes, shardings, mesh, saved, batches):
   abstract = jax.eval_shape(create, key)
   where = partitioning.state_shardings(abstract, shapes, shardings, mesh)
   abstract = jax.tree.map(
-      lambda leaf, sharding: jax.ShapeDtypeStruct(
-          leaf.shape, leaf.dtype, sharding=sharding
-      ),
-      abstract,
-      where,
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    abstract,
+    where,
   )
   state = saved.restore_latest(abstract, batches)
   if state is None:
@@ -328,10 +327,10 @@ def _open(dataset: data_config.DatasetConfig, model: network.Transformer):
   batches = dataset.open(jax.process_index(), jax.process_count())
   if batches.vocab_size > model.config.vocab_size:
     raise errors.UserError(
-        f'The vocabulary has {batches.vocab_size} ids, sentinels included, '
-        f'but the model has VOCAB_SIZE {model.config.vocab_size}: ids above '
-        'it would be read as nothing. Use a model file with at least '
-        f'{batches.vocab_size}, or set --gin.VOCAB_SIZE.'
+      f'The vocabulary has {batches.vocab_size} ids, sentinels included, '
+      f'but the model has VOCAB_SIZE {model.config.vocab_size}: ids above '
+      'it would be read as nothing. Use a model file with at least '
+      f'{batches.vocab_size}, or set --gin.VOCAB_SIZE.'
     )
   return batches
 
@@ -350,7 +349,7 @@ def _make_folder(model_dir: str) -> pathlib.Path:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise errors.UserError(
-        f'MODEL_DIR {model_dir} cannot be made: {error.strerror}. Choose a '
-        'folder you may write to.'
+      f'MODEL_DIR {model_dir} cannot be made: {error.strerror}. Choose a '
+      'folder you may write to.'
     ) from error
   return folder

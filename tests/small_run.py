@@ -7,8 +7,14 @@ import jax
 import numpy as np
 import optax
 
-from t5x_variants import metrics, network, optimizer, partitioning
-from t5x_variants import schedules, trainer
+from t5x_variants import (
+  metrics,
+  network,
+  optimizer,
+  partitioning,
+  schedules,
+  trainer,
+)
 
 VOCAB = 64
 LOSSES = ('loss', 'z_loss', 'accuracy', 'gradient_norm', 'learning_rate')

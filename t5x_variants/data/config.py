@@ -1,8 +1,8 @@
 """What to read, as gin names it; reading itself is imported when it begins."""
 
-from collections.abc import Mapping
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
