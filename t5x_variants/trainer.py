@@ -344,12 +344,20 @@ def _held_out(dataset, model: network.Transformer, count: int) -> list:
 
 
 def _make_folder(model_dir: str) -> pathlib.Path:
+  if '://' in model_dir:
+    raise errors.UserError(
+      f'MODEL_DIR {model_dir} is on remote storage, which records cannot be '
+      'written to yet; use a local folder.'
+    )
   folder = pathlib.Path(os.path.abspath(os.path.expanduser(model_dir)))
   try:
     folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / '.writable'
+    probe.touch()
+    probe.unlink()
   except OSError as error:
     raise errors.UserError(
-      f'MODEL_DIR {model_dir} cannot be made: {error.strerror}. Choose a '
-      'folder you may write to.'
+      f'MODEL_DIR {model_dir} cannot be written to: {error.strerror}. Choose '
+      'a folder you may write to.'
     ) from error
   return folder

@@ -164,7 +164,8 @@ def test_what_a_run_directory_holds(unbroken):
     ({'steps': 0}, 'TRAIN_STEPS is 0'),
     ({'num_microbatches': 3}, 'must be a multiple of 3'),
     ({'dataset': Numbered(batch_size=6), 'mesh': (4, 1)}, 'multiple of 4'),
-    ({'model_dir': '/dev/null/run'}, 'MODEL_DIR /dev/null/run cannot be made'),
+    ({'model_dir': 'gs://bucket/run'}, 'on remote storage'),
+    ({'model_dir': '/dev/null/run'}, 'MODEL_DIR /dev/null/run cannot be written'),
   ],
 )
 def test_refuses(tmp_path, options, words):
