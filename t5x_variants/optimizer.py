@@ -49,7 +49,9 @@ def adafactor(
     epsilon1: added to the squared gradient.
     epsilon2: smallest scale a parameter is taken to have.
     clipping_threshold: largest RMS of an update before scaling.
-    min_dim_size_to_factor: V of smaller matrices is kept whole.
+    min_dim_size_to_factor: V of smaller matrices is kept whole, scanned or
+      not. (t5x keeps rows and columns of every scanned matrix; a scanned
+      model and its unrolled twin would then train differently.)
     coefficients: the rule for learned coefficients, for example
       `coefficient_adam(...)`; None puts them into Adafactor too, as t5x does.
   """
