@@ -92,9 +92,11 @@ def read(run: str | os.PathLike, split: str | None = None) -> list[dict]:
     raise errors.UserError(
       f'{run} is no run directory: it has no metrics.jsonl.'
     )
-  records = [
-    json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()
-  ]
+  records = []
+  for line in path.read_text(encoding='utf-8').splitlines():
+    # A run that is still going on may have half written its last line.
+    with contextlib.suppress(json.JSONDecodeError):
+      records.append(json.loads(line))
   return [r for r in records if split is None or r['split'] == split]
 
 
