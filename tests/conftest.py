@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import tempfile
 import warnings
 
 # Before jax is imported anywhere: a CPU that looks like eight devices.
@@ -9,6 +10,13 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 _DEVICES = '--xla_force_host_platform_device_count'
 if _DEVICES not in os.environ.get('XLA_FLAGS', ''):
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_DEVICES}=8'
+
+# Many tests build the same small programs; each is compiled once a session,
+# in the processes that tests start too.
+_CACHE = tempfile.TemporaryDirectory()
+os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '0'
 
 import gin  # noqa: E402
 import hypothesis  # noqa: E402

@@ -89,13 +89,12 @@ def test_a_second_signal_is_not_held_back():
       os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize('shape', [(4, 2), (8, 1), (2, 4)])
+@pytest.mark.parametrize('shape', [(4, 2), (8, 1)])
 def test_continues_on_another_mesh(unbroken, tmp_path, shape):
   folder, expected, _ = unbroken
   shutil.copytree(folder, tmp_path / 'run')
   for step in (8, 12):
     shutil.rmtree(tmp_path / f'run/checkpoints/{step}')
-  # The width 12 is divided by 2 and 4; 8 rows by all of them.
   found = run(tmp_path / 'run', 12, mesh=mesh_of(*shape))
   for step in range(5, 13):
     # The loss; a norm's sum over shards has rounding of its own.
