@@ -9,9 +9,8 @@ on held-out text, padding left out. The x axis goes from their 0.1 to their
 99.9 % quantile. A table of coefficients and ranges goes to stdout.
 
 A row-wise activation (PolyNorm) has no graph: its value depends on the whole
-row. Drawn is what z gives as one entry of a row that the layer has seen, in
-place of the entry nearest to it: the median over 32 such rows (solid) and the
-5 to 95 % of them (band).
+row. Drawn is what z gives as one more entry of a row that the layer has seen:
+the median over 32 such rows (solid) and 5 to 95 % of them (band).
 
 Read are config.gin and the newest checkpoint of the run directory; the data
 is the run's own. It runs on a CPU unless JAX_PLATFORMS says otherwise.
@@ -76,21 +75,29 @@ def read_params(
   as_numpy = jax.tree.map(
     lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes
   )
+  wanted = ocp.args.PyTreeRestore(
+    {'params': shapes}, {'params': as_numpy}, partial_restore=True
+  )
   try:
     with ocp.PyTreeCheckpointer() as reader:
-      restored = reader.restore(
-        folder / 'state',
-        args=ocp.args.PyTreeRestore(
-          {'params': shapes}, {'params': as_numpy}, partial_restore=True
-        ),
-      )
+      restored = reader.restore(folder / 'state', args=wanted)['params']
   except (OSError, ValueError, KeyError) as error:
     reason = ' '.join(str(error).split())[:200]
     raise errors.UserError(
-      f'The checkpoint {folder} cannot be read as the model of config.gin: '
-      f'{reason}'
+      f'The checkpoint {folder} cannot be read: {reason}'
     ) from error
-  return step, restored['params']
+  # Orbax hands out what it finds, whatever shape was asked for.
+  same = jax.tree.map(
+    lambda want, got: isinstance(got, np.ndarray) and want.shape == got.shape,
+    shapes,
+    restored,
+  )
+  if not all(jax.tree.leaves(same)):
+    raise errors.UserError(
+      f'The checkpoint {folder} is not of the model that config.gin '
+      'describes: they were not written by the same run.'
+    )
+  return step, restored
 
 
 def read_batches(count: int) -> list[Mapping[str, np.ndarray]]:
@@ -182,15 +189,12 @@ def values(
   if activation.kind == 'elementwise':
     return np.asarray(activation.fn(jnp.asarray(x), coefficients))[None]
 
-  @jax.jit
   def of_row(row):
-    def at(one):
-      nearest = jnp.argmin(jnp.abs(row - one))
-      return activation.fn(row.at[nearest].set(one), coefficients)[nearest]
+    rows = np.tile(np.append(row, np.float32(0)), (len(x), 1))
+    rows[:, -1] = x
+    return np.asarray(activation.fn(jnp.asarray(rows), coefficients))[:, -1]
 
-    return jax.lax.map(at, jnp.asarray(x))
-
-  return np.stack([np.asarray(of_row(row)) for row in typical_rows(layer.z)])
+  return np.stack([of_row(row) for row in typical_rows(layer.z)])
 
 
 def typical_rows(z: np.ndarray) -> np.ndarray:
@@ -247,7 +251,7 @@ def _panel(ax, activation: activations.Activation, layer: Layer):
   handles = {_learned_text(activation): line}
   if len(now) > 1:
     band = np.quantile(now, [0.05, 0.95], axis=0)
-    handles['5 to 95 % of rows'] = ax.fill_between(
+    handles['learned (5 to 95 % of rows)'] = ax.fill_between(
       x, *band, color=_LEARNED, alpha=0.25, lw=0
     )
   if layer.coefficients:
@@ -255,7 +259,7 @@ def _panel(ax, activation: activations.Activation, layer: Layer):
     (handles['at the start'],) = ax.plot(
       x, np.median(start, 0), color='black', lw=0.9, ls=(0, (4, 2))
     )
-  handles['pre-activations, held-out text (own scale)'] = bars
+  handles['z on held-out text (own scale)'] = bars
   ax.set_xlim(low, high)
   ax.set_title(layer.name, fontsize=8, pad=3)
   ax.tick_params(labelsize=7, length=2, pad=2)
@@ -265,9 +269,9 @@ def _panel(ax, activation: activations.Activation, layer: Layer):
 
 def _learned_text(activation: activations.Activation) -> str:
   if not activation.init():
-    return 'the function (fixed: no coefficients)'
+    return 'fixed: no coefficients'
   if activation.kind == 'rowwise':
-    return 'learned, in a typical row (median of rows)'
+    return 'learned (median over rows)'
   return 'learned'
 
 
