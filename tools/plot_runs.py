@@ -159,10 +159,9 @@ def _labels(name: str, groups: list[list[Run]]) -> list[str]:
 
 
 def _differing(told: list[dict[str, str]]) -> list[str]:
-  """Names of the settings that are not the same in all; macros if any."""
+  """Names of the settings that are not the same in all."""
   names = sorted(set().union(*told))
-  differ = [n for n in names if len({t.get(n) for t in told}) > 1]
-  return [n for n in differ if '.' not in n] or differ
+  return [n for n in names if len({t.get(n) for t in told}) > 1]
 
 
 def _short(name: str) -> str:
@@ -340,7 +339,7 @@ def _say_what_differs(groups: dict[str, list[Run]], split: str) -> None:
   differ = [
     f'{n} ({", ".join(sorted({t.get(n, "unset") for t in told}))})'
     for n in _differing(told or [{}])
-    if re.fullmatch(r'[A-Z_]+', n) and n not in ('ACTIVATION', 'GATED')
+    if n != 'GATED' and not re.match('ACTIVATION(/|$)', n)
   ]
   if differ:
     figures.note(
