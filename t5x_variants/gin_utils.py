@@ -7,6 +7,7 @@ Library modules do not import gin: files open with
 """
 
 import difflib
+import logging
 import pathlib
 import re
 import sys
@@ -15,8 +16,10 @@ from collections.abc import Sequence
 from absl import app, flags
 
 import gin
-from t5x_variants import errors
+from t5x_variants import errors, gin_hints
 
+# What gin raises for a name it does not know.
+_GIN_ERRORS = (ValueError, ImportError, AttributeError, NameError)
 _MULTI_FLAGS = (
   ('gin_file', 'A gin file; give it several times, later ones win.'),
   (
@@ -54,6 +57,25 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
   return rewritten
 
 
+def read_flags(arguments: Sequence[str]) -> list[str]:
+  """Reads flags into `flags.FLAGS`; returns what is left over.
+
+  Raises:
+    errors.UserError: a flag that does not exist or has no value.
+  """
+  try:
+    return flags.FLAGS(rewrite_arguments(arguments))
+  except flags.UnrecognizedFlagError as error:
+    raise errors.UserError(
+      f'--{error.flagname} is not a flag of this command. A value of the gin '
+      f'files is set by --gin.{error.flagname}=VALUE; the flags are '
+      '--gin_file=FILE, --gin.NAME=VALUE, --gin_search_paths=FOLDER, '
+      '--dry_run and --help.'
+    ) from error
+  except flags.Error as error:
+    raise errors.UserError(f'{error}.') from error
+
+
 def gin_folder() -> pathlib.Path:
   """The folder of the shipped gin files: of the wheel, or of the checkout."""
   package = pathlib.Path(__file__).resolve().parent
@@ -83,20 +105,15 @@ def parse(
   for folder in (*search_paths, str(gin_folder().parent)):
     gin.add_config_file_search_path(folder)
   try:
+    # gin logs an error for each folder that a file is not in.
+    logging.disable(logging.ERROR)
     for path in gin_files:
       _parse_file(path, search_paths)
     for binding in bindings:
       _parse_binding(binding)
     _check_binding_names(bindings)
-  except errors.UserError:
-    raise
-  except (ValueError, ImportError, AttributeError, NameError) as error:
-    # gin's own words for an unknown function or parameter are clear, except
-    # that they come with the stack of its parser.
-    sentence = ' '.join(str(error).split())
-    raise errors.UserError(f'The gin configuration is wrong: {sentence}') from (
-      error
-    )
+  finally:
+    logging.disable(logging.NOTSET)
 
 
 def _parse_file(path: str, search_paths: Sequence[str]) -> None:
@@ -104,40 +121,45 @@ def _parse_file(path: str, search_paths: Sequence[str]) -> None:
   try:
     gin.parse_config_file(path)
   except OSError as error:
-    folder = pathlib.PurePath(path).parent.name
-    known = sorted(
-      f'gin/{file.relative_to(gin_folder())}'
-      for file in gin_folder().glob(f'{folder}/*.gin')
-    ) or sorted(
-      f'gin/{file.relative_to(gin_folder())}'
-      for file in gin_folder().glob('*/*.gin')
-    )
+    # An included file may be the one that is missing: gin's words name it.
+    found = re.match('Unable to open file: (.*)[.] Searched', str(error))
+    missing = found[1] if found else path
+    outer = '' if missing == path else f', which {path} includes,'
     looked = ', '.join(['the current folder', *search_paths])
     raise errors.UserError(
-      f'No gin file {path!r} (looked in {looked} and beside the package). '
-      f'Those that come with it: {", ".join(known)}.'
+      f'There is no gin file {missing!r}{outer} in {looked} or beside the '
+      f'package.{gin_hints.shipped_files(gin_folder(), missing)}'
     ) from error
   except SyntaxError as error:
     raise errors.UserError(
-      f'{path}, line {error.lineno}: gin cannot read '
-      f'{(error.text or "").strip()!r} ({error.msg.splitlines()[0]}).'
-      ' Strings need quotes.'
+      f'{error.filename or path}, line {error.lineno}: gin cannot read '
+      f'{(error.text or "").strip()!r}. A line is NAME = VALUE. '
+      f'{gin_hints.VALUES}'
     ) from error
+  except _GIN_ERRORS as error:
+    raise errors.UserError(gin_hints.explain(error, path)) from error
 
 
 def _parse_binding(binding: str) -> None:
   """Parses one `NAME=VALUE`; shows the quoted form when quotes are missing."""
   name, _, value = binding.partition('=')
   name, value = name.strip(), value.strip()
+  if not re.fullmatch(r'[\w./]+', name):
+    raise errors.UserError(
+      f'--gin.{binding}: {name!r} is not a name; write --gin.MACRO=VALUE or '
+      '--gin.module.function.parameter=VALUE.'
+    )
   try:
     gin.parse_config(f'{name} = {value}')
   except SyntaxError as error:
     raise errors.UserError(
       f'--gin.{name}={value}: {value!r} is not a gin value. If it is meant '
-      f'as a string, quote it: --gin.{name}="\'{value}\'". Allowed are '
-      'numbers, True, False, None, quoted strings, tuples, lists, dicts, '
-      '%MACRO and @function.'
+      f'as a string, quote it: --gin.{name}="\'{value}\'". '
+      f'{gin_hints.VALUES}'
     ) from error
+  except _GIN_ERRORS as error:
+    where = f'--gin.{name}={value}'
+    raise errors.UserError(gin_hints.explain(error, where)) from error
 
 
 def _macros() -> tuple[dict[str, object], set[str]]:
@@ -159,18 +181,21 @@ def _macros() -> tuple[dict[str, object], set[str]]:
 
 def _check_binding_names(bindings: Sequence[str]) -> None:
   """Refuses a macro on the command line that no file uses: a typo."""
-  defined, used = _macros()
+  _, used = _macros()
   for binding in bindings:
     name = binding.partition('=')[0].strip()
-    if '.' in name or name in used or not re.fullmatch(r'\w+', name):
+    if '.' in name or name in used:
       continue
-    if name in defined and not used:
-      continue
-    near = difflib.get_close_matches(name, used, n=1)
-    hint = f' Did you mean {near[0]}?' if near else ''
+    homes = gin_hints.files_setting(gin_folder(), name, required=True)
+    if homes:
+      hint = f' It belongs to {", ".join(homes)}: add --gin_file={homes[0]}.'
+    else:
+      near = difflib.get_close_matches(name, used, n=1)
+      hint = f' Did you mean {near[0]}?' if near else ''
+    allowed = ', '.join(sorted(used)) or 'none, because no gin file was given'
     raise errors.UserError(
-      f'No gin file uses a macro named {name}.{hint} Macros that can be '
-      f'set here: {", ".join(sorted(used))}.'
+      f'--gin.{name}: no gin file given here uses a macro of that name.{hint} '
+      f'Macros that can be set: {allowed}.'
     )
 
 
@@ -191,28 +216,36 @@ def missing_macros() -> list[str]:
 
 def check_macros() -> None:
   """Raises one error that lists every macro without a value, and its cure."""
-  missing = missing_macros()
-  if not missing:
-    return
-  lines = [f'  {name}: {_cure(name)}' for name in missing]
-  raise errors.UserError(
-    f'{len(missing)} macro(s) have no value yet:\n' + '\n'.join(lines)
-  )
+  _raise_missing([])
+
+
+def _raise_missing(lines: list[str]) -> None:
+  """Raises one error of these lines and of every missing macro's cure."""
+  by_cure: dict[str, list[str]] = {}
+  for name in missing_macros():
+    by_cure.setdefault(_cure(name), []).append(name)
+  lines = lines + [
+    f'  {", ".join(names)}: {cure}' for cure, names in by_cure.items()
+  ]
+  if lines:
+    raise errors.UserError(
+      'The configuration is not complete. Add\n' + '\n'.join(lines)
+    )
 
 
 def _cure(macro: str) -> str:
   """Says how a macro gets its value: by a shipped file, or by a flag."""
-  sets_it = re.compile(rf'^{macro}\s*=\s*(?!%gin\.REQUIRED)', re.MULTILINE)
-  by_folder: dict[str, list[str]] = {}
-  for file in sorted(gin_folder().glob('*/*.gin')):
-    if sets_it.search(file.read_text(encoding='utf-8')):
-      by_folder.setdefault(file.parent.name, []).append(file.stem)
-  cures = [
-    f'--gin_file=gin/{folder}/X.gin with X one of {", ".join(stems)}'
-    for folder, stems in by_folder.items()
-    if folder in ('models', 'variants', 'data')
-  ]
-  return cures[0] if cures else f'--gin.{macro}=VALUE (strings in quotes)'
+  files = gin_hints.files_setting(gin_folder(), macro, required=False)
+  folders = sorted({file.split('/')[1] for file in files})
+  for folder in folders:
+    if folder in ('models', 'variants', 'data', 'runs'):
+      return gin_hints.one_of(files, folder)
+  return f'--gin.{macro}=VALUE (strings in quotes: "\'text\'")'
+
+
+def has_value(*names: str) -> bool:
+  """Whether each of these macros has a value."""
+  return set(names) <= set(_macros()[0]) - set(missing_macros())
 
 
 def macro(name: str):
@@ -222,19 +255,18 @@ def macro(name: str):
 
 
 def configured(function):
-  """`function` as the gin files configure it.
+  """`function` as the gin files configure it, when nothing is missing.
 
   Raises:
-    errors.UserError: no gin file configures it (the run file is missing).
+    errors.UserError: no gin file configures it (the run file is missing), or
+      macros have no value; all of these at once.
   """
-  try:
-    return gin.get_configurable(function)
-  except ValueError as error:
-    runs = sorted(file.stem for file in gin_folder().glob('runs/*.gin'))
-    raise errors.UserError(
-      'No run file was given: add --gin_file=gin/runs/X.gin with X one of '
-      f'{", ".join(runs)}.'
-    ) from error
+  lines = []
+  if not gin_hints.is_configured(function):
+    runs = gin_hints.files(gin_folder(), 'runs')
+    lines.append(f'  a run file: {gin_hints.one_of(runs, "runs")}')
+  _raise_missing(lines)
+  return gin.get_configurable(function)
 
 
 def run(main) -> None:
@@ -257,7 +289,7 @@ def run(main) -> None:
 
   def parse_flags(arguments: Sequence[str]) -> list[str]:
     try:
-      return app.parse_flags_with_usage(rewrite_arguments(arguments))
+      return read_flags(arguments)
     except errors.UserError as error:
       raise SystemExit(_report(error)) from None
 

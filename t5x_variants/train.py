@@ -28,7 +28,6 @@ def main() -> None:
   if FLAGS.dry_run:
     dry_run()
     return
-  gin_utils.check_macros()
   train = gin_utils.configured(trainer.train)
 
   def on_start(writer) -> None:
@@ -43,15 +42,11 @@ def main() -> None:
 def dry_run() -> None:
   """Prints the configuration, the parameter count and the missing macros."""
   print(gin.config_str())
-  missing = gin_utils.missing_macros()
-  needed = {'MODEL', 'ACTIVATION', 'GATED', 'DROPOUT_RATE'}
-  if needed.isdisjoint(missing):
+  if gin_utils.has_value('MODEL', 'ACTIVATION', 'GATED', 'DROPOUT_RATE'):
     shapes, _ = train_state.shapes_and_axes(gin_utils.macro('MODEL'))
     print(f'# {train_state.count(shapes):,} parameters')
-  if not missing:
-    print('# every macro has a value')
-  gin_utils.check_macros()
   gin_utils.configured(trainer.train)
+  print('# every macro has a value')
 
 
 def quiet_logs() -> None:
