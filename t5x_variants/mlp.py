@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 from jaxtyping import Array, Float
 
-from t5x_variants import activations, errors, kernels
+from t5x_variants import activations, errors, kernels, layers
 
 KERNEL_INIT = nn.initializers.variance_scaling(
   1.0, 'fan_in', 'truncated_normal'
@@ -109,9 +109,7 @@ class MlpBlock(nn.Module):
 
     def on_hidden(hidden):
       hidden = dropout(hidden, deterministic=deterministic)
-      return partitioning.with_sharding_constraint(
-        hidden, ('batch', 'length', 'mlp')
-      )
+      return layers.constrain(hidden, 'batch', 'length', 'mlp')
 
     x = x.astype(self.dtype)
     if self.is_mutable_collection('intermediates'):
