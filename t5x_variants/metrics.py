@@ -34,16 +34,18 @@ class RunWriter:
     Args:
       model_dir: the run directory.
       first_step: records of later steps are dropped: the run that wrote them
-        ended before its next checkpoint, and they will be written again.
+        ended before its next checkpoint, and they will be written again. At
+        0 that is all of them: step 0 is evaluated again, too.
     """
     # TensorFlow's own writer costs 0.7 GiB; this one writes the same files.
     import tensorboardX  # pylint: disable=g-import-not-at-top
 
     self._path = pathlib.Path(model_dir) / 'metrics.jsonl'
-    _drop_after(self._path, first_step)
+    first_written = first_step + 1 if first_step else 0
+    _drop_from(self._path, first_written)
     self._file = self._path.open('a', encoding='utf-8')
     self._events = tensorboardX.SummaryWriter(
-      str(model_dir), purge_step=first_step + 1 if first_step else None
+      str(model_dir), purge_step=first_written
     )
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
@@ -64,8 +66,8 @@ class RunWriter:
     self._events.close()
 
 
-def _drop_after(path: pathlib.Path, step: int) -> None:
-  """Keeps the records up to `step`; a half-written last line goes too."""
+def _drop_from(path: pathlib.Path, step: int) -> None:
+  """Keeps the records before `step`; a half-written last line goes too."""
   if not path.exists():
     return
   kept = []
@@ -74,7 +76,7 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
       record = json.loads(line)
     except json.JSONDecodeError:
       continue
-    if record['step'] <= step:
+    if record['step'] < step:
       kept.append(line + '\n')
   replacement = path.with_suffix('.jsonl.tmp')
   replacement.write_text(''.join(kept), encoding='utf-8')

@@ -1,0 +1,206 @@
+"""What a run leaves behind: each step once, readable by other programs."""
+
+import json
+import struct
+import time
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from t5x_variants import errors, metrics
+
+VALUES = {'loss': 2.5, 'accuracy': 0.25}
+
+
+def lines(folder):
+  text = (folder / 'metrics.jsonl').read_text(encoding='utf-8')
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def steps(folder, split=None):
+  return [record['step'] for record in metrics.read(folder, split)]
+
+
+def write(folder, wanted, first_step=0, split='train'):
+  writer = metrics.RunWriter(folder, first_step)
+  for step in wanted:
+    writer.write(step, split, VALUES)
+  writer.close()
+
+
+def test_averages_are_per_target_token():
+  sums = {'loss': 30.0, 'z_loss': 1.5, 'correct': 6.0, 'weights': 12.0}
+  assert metrics.per_token(sums) == {
+    'loss': 2.5,
+    'z_loss': 0.125,
+    'accuracy': 0.5,
+  }
+  nothing = dict.fromkeys(sums, 0.0)
+  assert metrics.per_token(nothing)['loss'] == 0.0
+
+
+def test_a_record_is_one_json_object_a_line(tmp_path):
+  before = time.time()
+  write(tmp_path, [10, 20])
+  first, second = lines(tmp_path)
+  assert first['step'] == 10 and second['step'] == 20
+  assert first['split'] == 'train'
+  assert before <= first['time'] <= time.time()
+  assert {name: first[name] for name in VALUES} == VALUES
+
+
+def test_records_are_there_before_the_run_ends(tmp_path):
+  writer = metrics.RunWriter(tmp_path)
+  writer.write(1, 'train', VALUES)
+  assert steps(tmp_path) == [1]
+  writer.close()
+
+
+def test_splits_are_kept_apart(tmp_path):
+  write(tmp_path, [10], split='train')
+  write(tmp_path, [10], split='eval', first_step=10)
+  assert steps(tmp_path, 'train') == steps(tmp_path, 'eval') == [10]
+  assert steps(tmp_path) == [10, 10]
+
+
+def test_after_a_restart_each_step_stands_once(tmp_path):
+  write(tmp_path, [10, 20, 30])  # Ended after step 30, saved at step 20.
+  write(tmp_path, [30, 40], first_step=20)
+  assert steps(tmp_path) == [10, 20, 30, 40]
+
+
+def test_a_run_that_was_never_saved_starts_anew(tmp_path):
+  # Step 0 is evaluated again too.
+  write(tmp_path, [0, 10])
+  write(tmp_path, [0, 10], first_step=0)
+  assert steps(tmp_path) == [0, 10]
+
+
+@pytest.mark.parametrize('rest', ['{"step": 30, "spl', '{"step": 3', '\n'])
+def test_a_half_written_last_line_is_no_record(tmp_path, rest):
+  write(tmp_path, [10, 20])
+  with (tmp_path / 'metrics.jsonl').open('a', encoding='utf-8') as file:
+    file.write(rest)
+  # While it is being written, and after the run that wrote it was killed.
+  assert steps(tmp_path) == [10, 20]
+  write(tmp_path, [30], first_step=20)
+  assert steps(tmp_path) == [10, 20, 30]
+  assert [record['step'] for record in lines(tmp_path)] == [10, 20, 30]
+
+
+def test_a_folder_without_metrics_is_named(tmp_path):
+  with pytest.raises(errors.UserError, match='metrics.jsonl') as error:
+    metrics.read(tmp_path / 'nowhere')
+  assert 'nowhere' in str(error.value)
+
+
+def events(folder):
+  """TensorBoard's events: records of length, checksum, event, checksum."""
+  found = []
+  for path in sorted(folder.glob('events.out.tfevents.*')):
+    data = path.read_bytes()
+    while data:
+      (size,) = struct.unpack('<Q', data[:8])
+      found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+      data = data[16 + size :]
+  return found
+
+
+def test_tensorboard_reads_the_same_numbers(tmp_path):
+  writer = metrics.RunWriter(tmp_path)
+  writer.write(10, 'train', VALUES)
+  writer.write(10, 'eval', VALUES)
+  writer.write_text('config', 'BATCH_SIZE = 16')
+  writer.close()
+  scalars, texts = {}, []
+  for event in events(tmp_path):
+    for value in event.summary.value:
+      if value.HasField('simple_value'):
+        scalars[value.tag, event.step] = value.simple_value
+      else:
+        texts.extend(value.tensor.string_val)
+  assert scalars == {
+    (f'{split}/{name}', 10): value
+    for split in ('train', 'eval')
+    for name, value in VALUES.items()
+  }
+  assert any(b'BATCH_SIZE = 16' in text for text in texts)
+
+
+@pytest.mark.parametrize('first_step, purged', [(0, 0), (20, 21)])
+def test_a_restart_purges_what_it_writes_again(tmp_path, first_step, purged):
+  write(tmp_path, [], first_step=first_step)
+  starts = [
+    event.step
+    for event in events(tmp_path)
+    if event.session_log.status == event_pb2.SessionLog.START
+  ]
+  assert starts == [purged]
+
+
+@pytest.fixture
+def at(monkeypatch):
+  """A clock that stands still until told the time."""
+  now = [100.0]
+  monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
+
+  def advance(seconds):
+    now[0] += seconds
+
+  return advance
+
+
+def test_the_clock_counts_steps_waits_and_leaves_pauses_out(at):
+  clock = metrics.Clock()
+  for _ in range(4):
+    with clock.waiting():
+      at(0.5)
+    at(1.5)
+  with clock.paused():
+    at(100)
+  assert clock.read(tokens_per_step=1000) == {
+    'seconds_per_step': 2.0,
+    'tokens_per_second': 500.0,
+    'data_wait': 0.25,
+  }
+  # The next reading starts anew.
+  with clock.waiting():
+    at(1)
+  assert clock.read(1000)['seconds_per_step'] == 1.0
+
+
+def test_the_clock_can_be_read_before_a_step(at):
+  clock = metrics.Clock()
+  at(2)
+  assert clock.read(1000)['data_wait'] == 0.0
+
+
+@pytest.mark.parametrize(
+  'step, seconds_per_step, left',
+  [
+    (900, 0.5, '0:50 left'),
+    (400, 0.5, '5:00 left'),
+    (0, 9.0, '2:30:00 left'),
+    (1000, 0.5, '0:00 left'),
+    (1001, 0.5, '0:00 left'),
+  ],
+)
+def test_the_line_says_how_long(step, seconds_per_step, left):
+  values = {
+    'loss': 2.34567,
+    'accuracy': 0.4251,
+    'seconds_per_step': seconds_per_step,
+    'tokens_per_second': 12345.6,
+    'data_wait': 0.0123,
+  }
+  line = metrics.progress_line(step, 1000, values)
+  assert line == (
+    f'step {step:>4}/1000  loss 2.3457  accuracy 42.51%  '
+    f'12,346 tokens/s  data wait 1.2%  {left}'
+  )
+
+
+def test_a_line_is_said_at_once_and_not_on_stdout(capsys):
+  metrics.say('hello')
+  captured = capsys.readouterr()
+  assert (captured.out, captured.err) == ('', 'hello\n')
