@@ -1,6 +1,5 @@
 """What is saved stays whole; what is not whole is said and stepped over."""
 
-import logging
 import os
 import pathlib
 import resource
@@ -28,10 +27,18 @@ def copy(saved, tmp_path):
   return tmp_path / 'run'
 
 
+# tensorstore answers a failed read or write after orbax has closed the event
+# loop that asked, once for each array.
+late_answers = pytest.mark.filterwarnings(
+  'ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning'
+)
+
+
 def files_of(step):
   return sorted(p for p in step.rglob('*') if p.is_file() and p.stat().st_size)
 
 
+@late_answers
 def test_any_truncated_file_of_the_newest_falls_back(copy, caplog):
   """Each file of a step in turn; the one before serves, and it is said."""
   newest = copy / 'checkpoints/6'
@@ -44,7 +51,6 @@ def test_any_truncated_file_of_the_newest_falls_back(copy, caplog):
     if path.name not in ('commit_success.txt', '_CHECKPOINT_METADATA')
   ]
   fell_back = []
-  logging.getLogger('t5x_variants').propagate = True
   for path in needed:
     caplog.clear()
     broken = newest / path
@@ -59,8 +65,10 @@ def test_any_truncated_file_of_the_newest_falls_back(copy, caplog):
     shutil.rmtree(newest)
     shutil.copytree(whole, newest)
     assert losses(copy).keys() == {1, 2, 3, 4, 5, 6}
-  values = [p for p in needed if p.parts[:1] == ('state',) and 'd' in p.parts]
-  assert values and set(values) <= set(fell_back)
+  # All that holds values: the arrays (what lies in ocdbt.process_0 has been
+  # merged into state/d) and the position in the data.
+  values = {p for p in needed if str(p).startswith(('state/d/', 'data/'))}
+  assert len(values) >= 2 and values <= set(fell_back)
 
 
 def test_all_broken_is_an_error_and_nothing_is_deleted(copy):
@@ -87,6 +95,7 @@ def test_a_checkpoint_of_another_model_names_what_differs(copy):
   assert losses(copy).keys() == {1, 2, 3, 4, 5, 6}
 
 
+@late_answers
 def test_a_full_disk_stops_the_run_and_keeps_the_last_good_step(copy):
   """A limit on the size of files stands in for a disk that is full."""
 

@@ -164,7 +164,10 @@ def test_what_a_run_directory_holds(unbroken):
     ({'num_microbatches': 3}, 'must be a multiple of 3'),
     ({'dataset': Numbered(batch_size=6), 'mesh': (4, 1)}, 'multiple of 4'),
     ({'model_dir': 'gs://bucket/run'}, 'on remote storage'),
-    ({'model_dir': '/dev/null/run'}, 'MODEL_DIR /dev/null/run cannot be written'),
+    (
+      {'model_dir': '/dev/null/run'},
+      'MODEL_DIR /dev/null/run cannot be written',
+    ),
   ],
 )
 def test_refuses(tmp_path, options, words):
@@ -216,12 +219,13 @@ def start(model_dir, *bindings):
 
 def signal_at(process, step, number):
   """Sends a signal when the progress line of a step shows; the exit code."""
-  for line in process.stderr:
-    if line.split()[:1] == ['step'] and f'{step}/30' in line:
-      process.send_signal(number)
-      break
-  process.stderr.read()
-  return process.wait()
+  with process:
+    for line in process.stderr:
+      if line.split()[:1] == ['step'] and f'{step}/30' in line:
+        process.send_signal(number)
+        break
+    process.stderr.read()
+  return process.returncode
 
 
 def test_sigkill_and_sigterm_of_the_real_command(tmp_path):
