@@ -101,14 +101,16 @@ class Checkpoints:
         ),
         force=True,
       )
-    except _WRITE_ERRORS as error:
+    except Exception as error:
+      # Orbax, tensorstore and TensorFlow have no base class in common.
       raise _unwritable(self._directory, error) from error
 
   def wait(self) -> None:
     """Returns when all that was saved is on disk."""
     try:
       self._manager.wait_until_finished()
-    except _WRITE_ERRORS as error:
+    except Exception as error:
+      # Orbax, tensorstore and TensorFlow have no base class in common.
       raise _unwritable(self._directory, error) from error
 
   def close(self) -> None:
@@ -148,7 +150,7 @@ class Checkpoints:
           ),
         )
         return restored['state']
-      except Exception as error:  # pylint: disable=broad-exception-caught
+      except Exception as error:
         # Which exception a damaged file ends in depends on the file.
         self._set_aside(step, error)
     if steps:
@@ -179,7 +181,7 @@ class Checkpoints:
     try:
       saved = self._manager.item_metadata(step)['state'].tree
       found = _shapes(saved['params'])
-    except Exception:  # pylint: disable=broad-exception-caught
+    except Exception:
       return  # Damaged: restoring says so and falls back.
     expected = _shapes(state.params)
     if found == expected:
@@ -204,12 +206,11 @@ class Checkpoints:
     )
 
 
-# What orbax, tensorstore and TensorFlow raise when a file cannot be written.
-_WRITE_ERRORS = (OSError, ValueError, RuntimeError)
-
-
 def _unwritable(directory, error: Exception) -> errors.UserError:
-  reason = ' '.join(str(error).split())[:300]
+  # A library's message names the file first and the cause last.
+  reason = ' '.join(str(error).split())
+  if len(reason) > 300:
+    reason = f'{reason[:100]} ... {reason[-200:]}'
   return errors.UserError(
     f'Cannot write checkpoints to {directory}: {reason}. The last complete '
     'checkpoint is intact; free some space or make the folder writable, '

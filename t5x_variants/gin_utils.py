@@ -165,7 +165,7 @@ def _parse_binding(binding: str) -> None:
 def _macros() -> tuple[dict[str, object], set[str]]:
   """Returns defined macros with their values, and the names referred to."""
   # gin offers no public view of a configuration that is not yet complete.
-  config = gin.config._CONFIG  # pylint: disable=protected-access
+  config = gin.config._CONFIG
   defined = {
     scope: parameters.get('value')
     for (scope, selector), parameters in config.items()

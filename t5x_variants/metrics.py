@@ -38,7 +38,7 @@ class RunWriter:
         0 that is all of them: step 0 is evaluated again, too.
     """
     # TensorFlow's own writer costs 0.7 GiB; this one writes the same files.
-    import tensorboardX  # pylint: disable=g-import-not-at-top
+    import tensorboardX
 
     self._path = pathlib.Path(model_dir) / 'metrics.jsonl'
     first_written = first_step + 1 if first_step else 0
@@ -51,10 +51,17 @@ class RunWriter:
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
     """Writes one record; `split` is 'train' or 'eval'."""
     record = {'step': step, 'split': split, 'time': time.time(), **values}
-    self._file.write(json.dumps(record) + '\n')
-    self._file.flush()
-    for name, value in values.items():
-      self._events.add_scalar(f'{split}/{name}', value, step)
+    try:
+      self._file.write(json.dumps(record) + '\n')
+      self._file.flush()
+      for name, value in values.items():
+        self._events.add_scalar(f'{split}/{name}', value, step)
+    except OSError as error:
+      raise errors.UserError(
+        f'Cannot write the record of step {step} to {self._path}: '
+        f'{error.strerror}. The checkpoints are intact; make room, then start '
+        'the same command again.'
+      ) from error
 
   def write_text(self, name: str, text: str) -> None:
     """Shows a text (the configuration) in TensorBoard."""

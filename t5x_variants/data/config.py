@@ -55,7 +55,7 @@ class DatasetConfig:
   def open(self, shard_index: int = 0, num_shards: int = 1) -> Batches:
     """Opens one of `num_shards` disjoint shares of the split."""
     # Imports TensorFlow: only where data is read.
-    from t5x_variants.data import pipeline  # pylint: disable=g-import-not-at-top
+    from t5x_variants.data import pipeline
 
     return pipeline.Batches(
       self.mixture_or_task_name,
