@@ -4,6 +4,7 @@ Two mesh axes: `data` (examples) and `model` (heads, width, vocabulary). Model
 code names logical axes only ('embed', 'mlp', ...), as in t5x; rules map them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -14,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_variants import errors
 
-Rules = Sequence[tuple[str, str | None]]
+Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
 BATCH_SPEC = PartitionSpec('data')
 
@@ -95,17 +96,31 @@ def param_shardings(
   for path, shape in traverse_util.flatten_dict(shapes).items():
     names = flat_axes[path]
     spec = nn.logical_to_mesh_axes(names, rules)
-    for name, size, mesh_axis in zip(names, shape.shape, spec, strict=False):
-      ways = mesh.shape[mesh_axis] if mesh_axis else 1
+    for name, size, mesh_axes in zip(names, shape.shape, spec, strict=True):
+      ways = _ways(mesh, name, mesh_axes)
       if size % ways:
         raise errors.UserError(
           f'Parameter {"/".join(path)} has {size} along {name!r}, which the '
-          f'rule {name} -> {mesh_axis} splits over {ways} devices (mesh '
+          f'rule {name} -> {mesh_axes} splits over {ways} devices (mesh '
           f'{dict(mesh.shape)}): {size} is not divisible by {ways}; choose '
           'another mesh or another rule.'
         )
     flat[path] = NamedSharding(mesh, spec)
   return traverse_util.unflatten_dict(flat)
+
+
+def _ways(mesh: Mesh, name: str, mesh_axes) -> int:
+  """Over how many devices the mesh axes of one rule split."""
+  if mesh_axes is None:
+    return 1
+  mesh_axes = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes
+  for axis in mesh_axes:
+    if axis not in mesh.shape:
+      raise errors.UserError(
+        f'The rule for {name!r} names the mesh axis {axis!r}, but the mesh has '
+        f'{", ".join(map(repr, mesh.shape))}: use these, or None.'
+      )
+  return math.prod(mesh.shape[axis] for axis in mesh_axes)
 
 
 def state_shardings(state, params: Mapping, shardings: Mapping, mesh: Mesh):

@@ -1,0 +1,243 @@
+"""Where parameters, optimizer state and batches lie on eight devices."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
+
+from t5x_variants import (
+  errors,
+  network,
+  optimizer,
+  partitioning,
+  train_state,
+)
+
+SIZES = {
+  'vocab_size': 128,
+  'emb_dim': 64,
+  'num_heads': 8,
+  'head_dim': 8,
+  'mlp_dim': 128,
+  'num_encoder_layers': 2,
+  'num_decoder_layers': 2,
+}
+
+
+def model(**sizes):
+  config = network.T5Config(
+    **SIZES | {'activation': 'rational', 'scan_layers': True} | sizes
+  )
+  return network.Transformer(config)
+
+
+def specs(mesh, dims=1, **sizes):
+  shapes, axes = train_state.shapes_and_axes(model(**sizes))
+  rules = partitioning.standard_logical_axis_rules(dims)
+  shardings = partitioning.param_shardings(shapes, axes, mesh, rules)
+  return {
+    path: tuple(sharding.spec)
+    for path, sharding in traverse_util.flatten_dict(shardings, sep='/').items()
+  }
+
+
+@pytest.mark.parametrize('size, shape', [(1, (8, 1)), (2, (4, 2)), (8, (1, 8))])
+def test_a_mesh_holds_all_devices(size, shape):
+  mesh = partitioning.make_mesh(size)
+  assert dict(mesh.shape) == dict(zip(('data', 'model'), shape, strict=True))
+  assert set(mesh.devices.flat) == set(jax.devices())
+
+
+@pytest.mark.parametrize('size', [0, -1, 3, 16])
+def test_a_model_axis_that_does_not_fit_is_refused(size):
+  with pytest.raises(errors.UserError) as error:
+    partitioning.make_mesh(size)
+  assert f'is {size},' in str(error.value)
+  assert '8 device(s)' in str(error.value)
+  assert '[1, 2, 4, 8]' in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'batch, parts, unit, fit',
+  [
+    (12, 1, 8, 16),
+    (8, 2, 16, 16),
+    (0, 1, 8, 8),
+    (-8, 1, 8, 8),
+    (50, 3, 24, 48),
+  ],
+)
+def test_a_batch_that_does_not_divide_is_refused(batch, parts, unit, fit):
+  with pytest.raises(errors.UserError) as error:
+    partitioning.check_batch(batch, partitioning.make_mesh(), parts)
+  message = str(error.value)
+  assert f'BATCH_SIZE is {batch}' in message
+  assert f'NUM_MICROBATCHES is {parts}' in message
+  assert f'multiple of {unit}, for example {fit}' in message
+  partitioning.check_batch(fit, partitioning.make_mesh(), parts)
+
+
+def test_parameters_lie_where_the_rules_say():
+  found = specs(partitioning.make_mesh(4))
+  assert found['token_embedder/embedding'] == ('model', None)
+  assert found['decoder/logits_dense/kernel'] == (None, 'model')
+  assert found['encoder/layers/mlp/wi_0/kernel'] == (None, None, 'model')
+  assert found['encoder/layers/mlp/wo/kernel'] == (None, 'model', None)
+  for name in ('query', 'key', 'value'):
+    path = f'decoder/layers/self_attention/{name}/kernel'
+    assert found[path] == (None, None, 'model')
+  assert found['decoder/layers/self_attention/out/kernel'] == (
+    (None, 'model', None)
+  )
+  assert found['encoder/relpos_bias/rel_embedding'] == ('model', None)
+  for path, spec in found.items():
+    if 'norm' in path or 'activation' in path:
+      assert not any(spec), path
+
+
+def test_fully_sharded_parameters_lie_on_both_axes():
+  found = specs(partitioning.make_mesh(4), dims=2)
+  assert found['token_embedder/embedding'] == ('model', 'data')
+  assert found['encoder/layers/mlp/wi_0/kernel'] == (None, 'data', 'model')
+  assert found['encoder/layers/mlp/wo/kernel'] == (None, 'model', 'data')
+  assert found['encoder/encoder_norm/scale'] == ('data',)
+  assert not any(found['encoder/layers/mlp/activation/numerator'])
+
+
+@pytest.mark.parametrize('dims', [0, 3, None])
+def test_other_dims_are_refused(dims):
+  with pytest.raises(errors.UserError, match='parameter_partitioning_dims'):
+    partitioning.standard_logical_axis_rules(dims)
+
+
+def test_a_dimension_that_does_not_divide_is_named():
+  with pytest.raises(errors.UserError) as error:
+    specs(partitioning.make_mesh(8), mlp_dim=100)
+  message = str(error.value)
+  assert 'layers/mlp/wi_0/kernel has 100 along' in message
+  assert "'mlp'" in message and '-> model' in message
+  assert "{'data': 1, 'model': 8}" in message
+  assert '100 is not divisible by 8' in message
+
+
+def shard(rules):
+  return partitioning.param_shardings(
+    {'w': jax.ShapeDtypeStruct((8, 16), np.float32)},
+    {'w': ('embed', 'mlp')},
+    partitioning.make_mesh(4),
+    rules,
+  )['w'].spec
+
+
+def test_rules_of_one_s_own():
+  one = shard([('embed', 'model'), ('mlp', None)])
+  assert tuple(one) == ('model', None)
+  both = shard([('mlp', ('data', 'model')), ('embed', None)])
+  assert tuple(both) == (None, ('data', 'model'))
+  with pytest.raises(errors.UserError, match='over 8 devices'):
+    partitioning.param_shardings(
+      {'w': jax.ShapeDtypeStruct((8, 12), np.float32)},
+      {'w': ('embed', 'mlp')},
+      partitioning.make_mesh(4),
+      [('mlp', ('data', 'model')), ('embed', None)],
+    )
+
+
+def test_a_mesh_axis_that_does_not_exist_is_named():
+  with pytest.raises(errors.UserError) as error:
+    shard([('embed', 'modle'), ('mlp', None)])
+  assert "'modle'" in str(error.value)
+  assert "'data', 'model'" in str(error.value)
+
+
+def test_an_optimizer_s_moments_lie_with_their_parameter():
+  mesh = partitioning.make_mesh(4)
+  shapes, axes = train_state.shapes_and_axes(model())
+  shardings = partitioning.param_shardings(
+    shapes, axes, mesh, partitioning.standard_logical_axis_rules(2)
+  )
+  tx = optax.adam(1e-3)
+  state = jax.eval_shape(tx.init, shapes)
+  found = partitioning.state_shardings(state, shapes, shardings, mesh)
+  assert found[0].mu == shardings and found[0].nu == shardings
+  assert found[0].count.spec == PartitionSpec()
+
+
+def test_the_train_state_s_shardings():
+  """Of Adafactor with a group of its own for the coefficients."""
+  mesh = partitioning.make_mesh(4)
+  shapes, axes = train_state.shapes_and_axes(model())
+  tx = optimizer.adafactor(
+    axes,
+    lambda step: 0.1,
+    min_dim_size_to_factor=64,
+    coefficients=optimizer.coefficient_adam(1e-3),
+  )
+  shardings = partitioning.param_shardings(
+    shapes, axes, mesh, partitioning.standard_logical_axis_rules()
+  )
+  state = jax.eval_shape(
+    lambda key: train_state.create(model(), tx, key), jax.random.key(0)
+  )
+  found = partitioning.state_shardings(state, shapes, shardings, mesh)
+  assert found.params == shardings
+  sizes = traverse_util.flatten_dict(shapes)
+  for (path, where), leaf in zip(
+    jax.tree_util.tree_leaves_with_path(found.opt_state),
+    jax.tree.leaves(state.opt_state),
+    strict=True,
+  ):
+    assert isinstance(where, NamedSharding)
+    if any(where.spec):
+      keys = tuple(k.key for k in path if hasattr(k, 'key'))
+      owner = next(p for p in sizes if keys[-len(p) :] == p)
+      assert sizes[owner].shape == leaf.shape
+  # V of a matrix whose sides are factored is rows and columns: replicated.
+  # That of the relative positions is whole, and lies with them.
+  text = {
+    jax.tree_util.keystr(path): tuple(where.spec)
+    for path, where in jax.tree_util.tree_leaves_with_path(found.opt_state)
+  }
+  whole = [k for k in text if 'rel_embedding' in k and '.v[' in k]
+  assert whole and all(text[k] == ('model', None) for k in whole)
+
+
+def test_a_state_made_sharded_is_the_state_made_whole():
+  mesh = partitioning.make_mesh(4)
+  shapes, axes = train_state.shapes_and_axes(model())
+  tx = optimizer.adafactor(axes, lambda step: 0.1)
+  shardings = partitioning.param_shardings(
+    shapes, axes, mesh, partitioning.standard_logical_axis_rules(2)
+  )
+
+  def create(key):
+    return train_state.create(model(), tx, key)
+
+  key = jax.random.key(0)
+  where = partitioning.state_shardings(
+    jax.eval_shape(create, key), shapes, shardings, mesh
+  )
+  with jax.set_mesh(mesh):
+    state = jax.jit(create, out_shardings=where)(key)
+  whole = jax.jit(create)(key)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+    jax.device_get(state),
+    jax.device_get(whole),
+  )
+  kernel = state.params['encoder']['layers']['mlp']['wi_0']['kernel']
+  parts = {shard.data.shape for shard in kernel.addressable_shards}
+  assert parts == {(2, 64 // 2, 128 // 4)}
+
+
+def test_a_batch_s_rows_are_spread_over_data_alone():
+  mesh = partitioning.make_mesh(2)
+  rows = np.arange(16 * 3, dtype=np.int32).reshape(16, 3)
+  batch = partitioning.global_batch({'tokens': rows}, mesh)
+  assert batch['tokens'].sharding.spec == partitioning.BATCH_SPEC
+  np.testing.assert_array_equal(batch['tokens'], rows)
+  for shard in batch['tokens'].addressable_shards:
+    assert shard.data.shape == (4, 3)
+    np.testing.assert_array_equal(shard.data, rows[shard.index])
