@@ -4,6 +4,8 @@ The reference below is the rule for one layer's parameter, written out in
 float64 numpy; a scanned parameter is as many of them as it has layers.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,8 @@ SHAPES = {
   'token_embedder/embedding': ((256, 128), ('vocab', 'embed')),
 }
 STEPS = 6
+# Compiling is nearly all that these tests cost.
+QUICK = {'xla_backend_optimization_level': 0}
 
 
 def unflatten(flat):
@@ -128,12 +132,12 @@ def run(tx, params, steps=STEPS, gradients=None):
   """Parameters after some steps on the made-up gradients."""
   start = params
 
-  @jax.jit
+  @functools.partial(jax.jit, compiler_options=QUICK)
   def step_once(params, state, gradients):
     updates, state = tx.update(gradients, state, params)
     return optax.apply_updates(params, updates), state
 
-  state = jax.jit(tx.init)(params)
+  state = jax.jit(tx.init, compiler_options=QUICK)(params)
   for step in range(steps):
     g = gradients(step) if gradients else make_gradients(start, step)
     params, state = step_once(params, state, g)
@@ -175,8 +179,7 @@ def test_an_unscanned_model_is_plain_adafactor():
   axes = unflatten({name: SHAPES[name][1] for name in names})
   got = flatten(run(optimizer.adafactor(axes, rate), params))
   plain = flatten(run(optax.adafactor(rate), params))
-  for name in names:
-    np.testing.assert_allclose(got[name], plain[name], rtol=1e-5)
+  assert max(worst(got, plain).values()) < 1e-6
 
 
 def test_scanned_and_unrolled_layers_move_alike():

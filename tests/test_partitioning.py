@@ -15,6 +15,8 @@ from t5x_variants import (
   train_state,
 )
 
+# Compiling is nearly all that these tests cost.
+QUICK = {'xla_backend_optimization_level': 0}
 SIZES = {
   'vocab_size': 128,
   'emb_dim': 64,
@@ -220,8 +222,8 @@ def test_a_state_made_sharded_is_the_state_made_whole():
     jax.eval_shape(create, key), shapes, shardings, mesh
   )
   with jax.set_mesh(mesh):
-    state = jax.jit(create, out_shardings=where)(key)
-  whole = jax.jit(create)(key)
+    state = jax.jit(create, out_shardings=where, compiler_options=QUICK)(key)
+  whole = jax.jit(create, compiler_options=QUICK)(key)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
     jax.device_get(state),
