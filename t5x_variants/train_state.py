@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -15,17 +15,11 @@ from jaxtyping import Array, Float, Int
 
 from t5x_variants import network
 
+# What one forward pass sums up (see train_step.forward).
+FORWARD_SUMS = ('loss', 'z_loss', 'correct', 'weights', 'tokens')
 # Sums since the last record, kept with the state so that a restart between
 # two records writes the record an unbroken run would have written.
-SUMS = (
-  'loss',
-  'z_loss',
-  'correct',
-  'weights',
-  'tokens',
-  'gradient_norm',
-  'steps',
-)
+SUMS = (*FORWARD_SUMS, 'gradient_norm', 'steps')
 
 
 @struct.dataclass
@@ -38,9 +32,9 @@ class TrainState:
   sums: Mapping[str, Float[Array, '']]
 
 
-def zero_sums() -> dict[str, Float[Array, '']]:
-  """The sums at the start of a record."""
-  return {name: jnp.zeros((), jnp.float32) for name in SUMS}
+def zero_sums(names: Iterable[str] = SUMS) -> dict[str, Float[Array, '']]:
+  """The sums before the first step of a record."""
+  return {name: jnp.zeros((), jnp.float32) for name in names}
 
 
 def _init_params(model: network.Transformer, rng) -> Mapping:

@@ -117,10 +117,10 @@ def make_train_step(
 
     parts = microbatches(batch, num_microbatches)
     rngs = jax.random.split(rng, num_microbatches)
-    shapes = jax.eval_shape(
-      gradient, params, jax.tree.map(lambda x: x[0], parts), rngs[0]
+    zeros = (
+      jax.tree.map(jnp.zeros_like, params),
+      train_state.zero_sums(train_state.FORWARD_SUMS),
     )
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(body, zeros, (parts, rngs))[0]
 
   def train_step(
