@@ -13,9 +13,9 @@ import re
 import sys
 from collections.abc import Sequence
 
+import gin
 from absl import app, flags
 
-import gin
 from t5x_variants import errors, gin_hints
 
 # What gin raises for a name it does not know.

@@ -12,10 +12,10 @@ import logging
 import pathlib
 import sys
 
+import gin
 from absl import flags
 from absl import logging as absl_logging
 
-import gin
 from t5x_variants import gin_utils, train_state, trainer
 
 gin_utils.define_flags()

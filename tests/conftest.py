@@ -18,10 +18,9 @@ os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '0'
 
+import gin  # noqa: E402
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
-
-import gin  # noqa: E402
 
 # The first example compiles, so that no deadline fits; the same examples each
 # time, so that a failure is one everywhere.

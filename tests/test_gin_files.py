@@ -6,9 +6,9 @@ import pathlib
 import re
 import shlex
 
+import gin
 import pytest
 
-import gin
 from t5x_variants import activations, gin_utils, train_state
 
 ROOT = pathlib.Path(__file__).parents[1]

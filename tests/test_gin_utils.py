@@ -9,11 +9,11 @@ import pathlib
 import subprocess
 import sys
 
+import gin
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-import gin
 from t5x_variants import errors, gin_utils, train, trainer
 from t5x_variants.data import config as data_config
 

@@ -6,13 +6,13 @@ import pathlib
 import sys
 
 import flax.linen as nn
+import gin
 import jax
 import jax.numpy as jnp
 import matplotlib.collections
 import numpy as np
 import pytest
 
-import gin
 from t5x_variants import (
   activations,
   checkpoints,

@@ -25,13 +25,13 @@ from collections.abc import Mapping
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import figures
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.core import unfreeze
 
-import gin
 from t5x_variants import (
   activations,
   errors,
