@@ -28,8 +28,10 @@ from t5x_variants.data import config as data_config
 
 
 def _check_positive(name: str, value: int) -> None:
-  if value < 1:
-    raise errors.UserError(f'{name} is {value}; it must be at least 1.')
+  if not isinstance(value, int) or value < 1:
+    raise errors.UserError(
+      f'{name} is {value!r}; it must be a whole number from 1 up.'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,18 +253,19 @@ class _Loop:
     loss, norm = float(state.sums['loss']), float(state.sums['gradient_norm'])
     if math.isfinite(loss) and math.isfinite(norm):
       return
-    last_good = self.saved.latest_step()
-    kept = (
-      f'The checkpoint of step {last_good} is the last good one and is kept'
-      if last_good is not None
-      else 'There is no checkpoint yet'
-    )
     raise errors.UserError(
       f'The loss or its gradient is not finite at step {step} (summed loss '
-      f'{loss}, summed gradient norm {norm}), so the run stops. {kept}. Try '
+      f'{loss}, summed gradient norm {norm}), so the run stops. '
+      f'{self._last_good()}. Try '
       'a lower learning rate, above all for the coefficients '
       '(COEFFICIENT_LEARNING_RATE), or float32.'
     )
+
+  def _last_good(self) -> str:
+    step = self.saved.latest_step()
+    if step is None:
+      return 'There is no checkpoint yet'
+    return f'The checkpoint of step {step} is the last good one and is kept'
 
   def _record(
     self, step: int, state: train_state.TrainState, clock
@@ -283,6 +286,11 @@ class _Loop:
 
   def _evaluate(self, step: int, state: train_state.TrainState) -> None:
     values = self.evaluate(state.params)
+    if values and not math.isfinite(values['loss']):
+      raise errors.UserError(
+        f'The held-out loss is {values["loss"]} at step {step}, so the run '
+        f'stops. {self._last_good()}.'
+      )
     if values:
       self.writer.write(step, 'eval', values)
       metrics.say(
@@ -323,11 +331,17 @@ def _restore_or_create(create, key, shapes, shardings, mesh, saved, batches):
     where,
   )
   state = saved.restore_latest(abstract, batches)
-  if state is None:
-    state = jax.jit(create, out_shardings=where)(key)
+  if state is not None:
+    metrics.say(f'Going on from the checkpoint of step {int(state.step)}.')
+    return state
+  # Runs once, so that optimising its code costs a CPU more than it saves; the
+  # compilers of TPU and GPU have no such switch.
+  options = {'xla_backend_optimization_level': 0}
+  on_cpu = mesh.devices.flat[0].platform == 'cpu'
+  state = jax.jit(
+    create, out_shardings=where, compiler_options=options if on_cpu else None
+  )(key)
   _return_free_memory()
-  return state
-  metrics.say(f'Going on from the checkpoint of step {int(state.step)}.')
   return state
 
 
@@ -367,6 +381,11 @@ def _held_out(dataset, model: network.Transformer, count: int) -> list:
 
 
 def _make_folder(model_dir: str) -> pathlib.Path:
+  if not isinstance(model_dir, str) or not model_dir:
+    raise errors.UserError(
+      f'MODEL_DIR is {model_dir!r}; it must be the path of a folder, quoted: '
+      '--gin.MODEL_DIR="\'runs/mine\'".'
+    )
   if '://' in model_dir:
     raise errors.UserError(
       f'MODEL_DIR {model_dir} is on remote storage, which records cannot be '

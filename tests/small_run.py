@@ -1,6 +1,7 @@
 """A very small model trained on numbered rows, for tests of the loop."""
 
 import dataclasses
+import json
 import pathlib
 
 import jax
@@ -53,10 +54,12 @@ class Rows:
     }
 
   def save(self, directory):
-    pathlib.Path(directory, 'position.json').write_text(str(self.position))
+    text = json.dumps({'rows': self.position})
+    pathlib.Path(directory, 'position.json').write_text(text)
 
   def restore(self, directory):
-    self.position = int(pathlib.Path(directory, 'position.json').read_text())
+    text = pathlib.Path(directory, 'position.json').read_text()
+    self.position = json.loads(text)['rows']
 
 
 @dataclasses.dataclass
@@ -114,7 +117,9 @@ def run(model_dir, steps, dataset=None, activation='rational', **options):
   }
   trainer.train(
     network.Transformer(config),
-    model_dir=str(model_dir),
+    model_dir=str(model_dir)
+    if isinstance(model_dir, pathlib.Path)
+    else model_dir,
     total_steps=steps,
     **defaults | options,
   )

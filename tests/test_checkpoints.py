@@ -10,6 +10,15 @@ from small_run import Numbered, losses, run
 
 from t5x_variants import errors, trainer
 
+# tensorstore answers a failed read or write after orbax has closed the event
+# loop that asked, once for each array, and orbax leaves what it had not begun.
+pytestmark = [
+  pytest.mark.filterwarnings(
+    'ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning'
+  ),
+  pytest.mark.filterwarnings('ignore:coroutine .* was never awaited'),
+]
+
 PERIODS = trainer.Periods(log=1, eval=100, checkpoint=2)
 
 
@@ -27,18 +36,10 @@ def copy(saved, tmp_path):
   return tmp_path / 'run'
 
 
-# tensorstore answers a failed read or write after orbax has closed the event
-# loop that asked, once for each array.
-late_answers = pytest.mark.filterwarnings(
-  'ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning'
-)
-
-
 def files_of(step):
   return sorted(p for p in step.rglob('*') if p.is_file() and p.stat().st_size)
 
 
-@late_answers
 def test_any_truncated_file_of_the_newest_falls_back(copy, caplog):
   """Each file of a step in turn; the one before serves, and it is said."""
   newest = copy / 'checkpoints/6'
@@ -95,7 +96,6 @@ def test_a_checkpoint_of_another_model_names_what_differs(copy):
   assert losses(copy).keys() == {1, 2, 3, 4, 5, 6}
 
 
-@late_answers
 def test_a_full_disk_stops_the_run_and_keeps_the_last_good_step(copy):
   """A limit on the size of files stands in for a disk that is full."""
 

@@ -161,6 +161,8 @@ def test_what_a_run_directory_holds(unbroken):
   ('options', 'words'),
   [
     ({'steps': 0}, 'TRAIN_STEPS is 0'),
+    ({'steps': '5'}, "TRAIN_STEPS is '5'; it must be a whole number"),
+    ({'model_dir': 500}, 'MODEL_DIR is 500; it must be the path'),
     ({'num_microbatches': 3}, 'must be a multiple of 3'),
     ({'dataset': Numbered(batch_size=6), 'mesh': (4, 1)}, 'multiple of 4'),
     ({'model_dir': 'gs://bucket/run'}, 'on remote storage'),
@@ -184,6 +186,9 @@ def test_refuses_a_vocabulary_larger_than_the_model(tmp_path, monkeypatch):
     run(tmp_path, 2)
 
 
+STEPS = 120
+
+
 def start(model_dir, *bindings):
   """The real command, on the embedded corpus, with a model that is small."""
   files = (
@@ -199,8 +204,8 @@ def start(model_dir, *bindings):
       't5x_variants.train',
       *(f'--gin_file=gin/{file}.gin' for file in files),
       f"--gin.MODEL_DIR='{model_dir}'",
-      '--gin.TRAIN_STEPS=30',
-      '--gin.BATCH_SIZE=4',
+      f'--gin.TRAIN_STEPS={STEPS}',
+      '--gin.BATCH_SIZE=8',
       '--gin.LOG_PERIOD=1',
       '--gin.CHECKPOINT_PERIOD=7',
       '--gin.EVAL_STEPS=1',
@@ -221,7 +226,7 @@ def signal_at(process, step, number):
   """Sends a signal when the progress line of a step shows; the exit code."""
   with process:
     for line in process.stderr:
-      if line.split()[:1] == ['step'] and f'{step}/30' in line:
+      if line.split()[:1] == ['step'] and f'{step}/{STEPS}' in line:
         process.send_signal(number)
         break
     process.stderr.read()
@@ -234,9 +239,9 @@ def test_sigkill_and_sigterm_of_the_real_command(tmp_path):
   _, text = first.communicate()
   assert first.returncode == 0, text
   expected = losses(tmp_path / 'unbroken')
-  assert sorted(expected) == list(range(1, 31))
+  assert sorted(expected) == list(range(1, STEPS + 1))
 
-  kill, term = random.randint(8, 15), random.randint(17, 28)
+  kill, term = random.randint(20, 40), random.randint(45, 60)
   broken = tmp_path / 'broken'
   assert signal_at(start(broken), kill, signal.SIGKILL) == -signal.SIGKILL
   assert signal_at(start(broken), term, signal.SIGTERM) == 0
