@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Pretrains the tiny model with SwiGLU on the text of Python's own library and
-# draws its curves: nothing is downloaded but packages from PyPI. About four
+# draws its curves: nothing is downloaded but packages from PyPI. About two
 # minutes on two CPU cores, set-up excluded.
 #
 #   bash tools/demo.sh               the run lies in runs/demo
@@ -20,8 +20,8 @@ run=${RUN:-runs/demo-$variant}
   --gin_file=gin/runs/pretrain.gin \
   --gin.MODEL_DIR="'$run'" \
   --gin.TRAIN_STEPS="${STEPS:-500}" \
-  --gin.EVAL_PERIOD=100 --gin.CHECKPOINT_PERIOD=100
-"$VENV_PYTHON" tools/plot_runs.py "$run" -o "$run/loss.png"
+  --gin.EVAL_PERIOD=50 --gin.CHECKPOINT_PERIOD=100
+"$VENV_PYTHON" tools/plot_runs.py "$run" --whole --train -o "$run/loss.png"
 "$VENV_PYTHON" tools/plot_activations.py "$run" -o "$run/activations.png"
 "$VENV_PYTHON" - "$run" <<'PYTHON'
 import sys
