@@ -1,4 +1,4 @@
-"""Pretrains a T5: `python -m t5x_variants.train --gin_file=...`.
+r"""Pretrains a T5: `python -m t5x_variants.train --gin_file=...`.
 
 The four axes of a run are files: a model, a variant, data and the run itself:
 
@@ -19,6 +19,8 @@ from absl import logging as absl_logging
 from t5x_variants import gin_utils, train_state, trainer
 
 gin_utils.define_flags()
+# So that --help shows them.
+flags.adopt_module_key_flags(gin_utils)
 FLAGS = flags.FLAGS
 
 

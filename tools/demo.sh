@@ -3,7 +3,7 @@
 # draws its curves: nothing is downloaded but packages from PyPI. About two
 # minutes on two CPU cores, set-up excluded.
 #
-#   bash tools/demo.sh               the run lies in runs/demo
+#   bash tools/demo.sh               the run lies in runs/demo-swiglu
 #   VARIANT=rational bash tools/demo.sh    any file of gin/variants
 #   STEPS=100 bash tools/demo.sh     shorter
 set -euo pipefail
