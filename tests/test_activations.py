@@ -106,7 +106,7 @@ def _compare(activation, reference, z, tolerance, scale=None):
     assert error <= tolerance, f'{what}: off by {error} of its scale'
 
   close(h, expected[0], tolerance, 'value')
-  close(dz, expected[1], 2 * tolerance, 'derivative')
+  close(dz, expected[1], tolerance, 'derivative')
   for (key, k), want in expected[2].items():
     assert dc[key][k].dtype == jnp.float32
     # A coefficient is float32 whatever z is.
@@ -117,8 +117,8 @@ def _compare(activation, reference, z, tolerance, scale=None):
 @pytest.mark.parametrize('limit', [3.0, 30.0])
 def test_follows_its_formula_in_float32(activation, reference, limit):
   z = jnp.asarray(_grid(limit), jnp.float32)
-  # Between 3 and 6 gelu's derivative has z^3 times what tanh lacks from 1.
-  tolerance = 2e-6 if activation.name == 'gelu' else 1e-6
+  # The long sums of degrees 7/6 lose a digit more than those of the table.
+  tolerance = 2e-6 if '(7, 6)' in activation.name else 1e-6
   _compare(activation, reference, z, tolerance)
 
 
