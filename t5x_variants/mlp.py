@@ -17,6 +17,7 @@ block gets two thirds of the width for the same number of parameters
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
 from jaxtyping import Array, Float
@@ -81,6 +82,8 @@ class MlpBlock(nn.Module):
     dropout_rate: dropout of the hidden activations, one mask per example for
       all its positions.
     dtype: what the matmuls compute in.
+    implementation: what carries the block out, see `kernels.ffn`.
+    save: what it stores for the backward pass, see `kernels.ffn`.
   """
 
   mlp_dim: int
@@ -88,6 +91,8 @@ class MlpBlock(nn.Module):
   gated: bool = False
   dropout_rate: float = 0.0
   dtype: Any = jnp.float32
+  implementation: str | None = None
+  save: str | None = None
 
   @nn.compact
   def __call__(
@@ -105,12 +110,6 @@ class MlpBlock(nn.Module):
       coefficients = _Coefficients(activation, name='activation')()
     if activation.perturb is not None and not deterministic:
       coefficients = activation.perturb(coefficients, self.make_rng('dropout'))
-    dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))
-
-    def on_hidden(hidden):
-      hidden = dropout(hidden, deterministic=deterministic)
-      return layers.constrain(hidden, 'batch', 'length', 'mlp')
-
     x = x.astype(self.dtype)
     if self.is_mutable_collection('intermediates'):
       # Computed again here, so that no implementation has to hand it out.
@@ -122,5 +121,24 @@ class MlpBlock(nn.Module):
       coefficients,
       activation,
       self.gated,
-      on_hidden=on_hidden,
+      save=self.save,
+      implementation=self.implementation,
+      on_hidden=None if deterministic else self._dropout(),
+      constrain=lambda h: layers.constrain(h, 'batch', 'length', 'mlp'),
     )
+
+  def _dropout(self):
+    """Dropout as a pure function of the hidden activations; None for none.
+
+    Not nn.Dropout, which may not be called where a derivative is traced.
+    """
+    if not self.dropout_rate:
+      return None
+    key, kept = self.make_rng('dropout'), 1.0 - self.dropout_rate
+
+    def dropout(hidden):
+      shape = (*hidden.shape[:-2], 1, hidden.shape[-1])
+      mask = jax.random.bernoulli(key, kept, shape)
+      return jnp.where(mask, hidden / kept, jnp.zeros_like(hidden))
+
+    return dropout

@@ -21,12 +21,16 @@ import numpy as np
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
-from t5x_variants import activations, errors, layers, mlp
+from t5x_variants import activations, errors, kernels, layers, mlp
 
 REMAT_POLICIES = {
   'none': None,
   # The outputs of the matmuls with parameters; attention is computed again.
-  'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  # Of the feed-forward block, what `ffn_save` says where it says something.
+  'minimal': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(kernels.PREACTIVATIONS),
+  ),
   'full': jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -51,6 +55,10 @@ class T5Config:
       float32 whatever `dtype` is.
     activation: a name of the activation table, or a record of it.
     gated: whether the feed-forward block multiplies a linear branch in.
+    ffn_implementation: what carries the feed-forward block out, see
+      `kernels.ffn`: 'xla', 'pallas', 'pallas_interpret', or None to choose.
+    ffn_save: what the block stores for its backward pass: 'inputs',
+      'preactivations', 'all', or None for what suits the implementation.
     scan_layers: whether a stack is one scanned layer: compiles faster.
     remat_policy: what the backward pass computes again: 'none' of it, all
       but the matmuls ('minimal'), or every layer ('full').
@@ -69,6 +77,8 @@ class T5Config:
   float32_attention_logits: bool = False
   activation: Any = 'gelu'
   gated: bool = True
+  ffn_implementation: Any = None
+  ffn_save: Any = None
   scan_layers: bool = False
   remat_policy: str = 'none'
 
@@ -90,6 +100,15 @@ class T5Config:
       if field.type is int and (not isinstance(value, int) or value < 1):
         raise errors.UserError(
           f'T5Config.{field.name} is {value!r}: give a whole number from 1.'
+        )
+    for field, allowed in (
+      ('ffn_implementation', kernels.IMPLEMENTATIONS),
+      ('ffn_save', kernels.SAVES),
+    ):
+      value = getattr(self, field)
+      if value is not None and value not in allowed:
+        raise errors.UserError(
+          f'T5Config.{field} is {value!r}: use None or one of {list(allowed)}.'
         )
     if self.remat_policy not in REMAT_POLICIES:
       raise errors.UserError(
@@ -132,6 +151,8 @@ class _Layer(nn.Module):
       gated=cfg.gated,
       dropout_rate=cfg.dropout_rate,
       dtype=cfg.dtype,
+      implementation=cfg.ffn_implementation,
+      save=cfg.ffn_save,
       name='mlp',
     )(x, deterministic=self.deterministic)
 

@@ -11,86 +11,120 @@ a bfloat16 matmul in float32). Activation and product are computed in float32
 and cast once. Asking the matmuls for float32 outputs instead would double
 what is stored for the backward pass and feed float32 cotangents to its
 matmuls, for a rounding that XLA drops anyway where it fuses.
+
+Memory: autodiff keeps each intermediate of the activation, in float32, which
+for a rational one is more than all the rest of the layer. With `save` the
+backward pass is written out instead and computes the hidden activations again:
+from z and u, or from x. A checkpoint policy around the block cannot undo it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
-from t5x_variants import errors
-
-Branches = Float[Array, 'D F'] | Sequence[Float[Array, 'D F']]
-Coefficients = Mapping[str, Float[Array, ' K']]
+from t5x_variants.kernels import operands
 
 
 def ffn(
   x: Float[Array, '... D'],
-  wi: Branches,
+  wi: operands.Branches,
   wo: Float[Array, 'F D'],
-  coefficients: Coefficients,
+  coefficients: operands.Coefficients,
   activation,
   gated: bool,
   *,
+  save: str = 'all',
   on_hidden: Callable[[Float[Array, '... F']], Float[Array, '... F']]
   | None = None,
 ) -> Float[Array, '... D']:
-  """Applies the feed-forward block.
-
-  Args:
-    x: inputs, in the dtype to compute in.
-    wi: the input matrix, or the pair (activated branch, linear branch).
-    wo: the output matrix.
-    coefficients: the activation's learned vectors by name, float32; empty
-      for an activation without any.
-    activation: a record of the activation table.
-    gated: whether a linear branch is multiplied in.
-    on_hidden: applied to the hidden activations before `wo`: dropout, a
-      sharding constraint.
-
-  Returns:
-    The block's output, in the dtype of x.
-  """
-  branches = check(x, wi, wo, coefficients, activation, gated)
+  """Applies the feed-forward block; the arguments are those of kernels.ffn."""
+  branches = operands.check(x, wi, wo, coefficients, activation, gated)
   # As rows of tokens: XLA's CPU code for the backward pass of a matmul of
   # three axes takes three times as long.
   rows = x.reshape(-1, x.shape[-1])
-  wide = jnp.promote_types(x.dtype, jnp.float32)
-  z = rows @ branches[0].astype(x.dtype)
-  hidden = activation.fn(z.astype(wide), coefficients)
-  if gated:
-    hidden = hidden * (rows @ branches[1].astype(x.dtype)).astype(wide)
-  hidden = hidden.astype(x.dtype)
-  if on_hidden is not None:
+
+  def after(hidden):
+    if on_hidden is None:
+      return hidden
     hidden = on_hidden(hidden.reshape(*x.shape[:-1], -1))
-    hidden = hidden.reshape(len(rows), -1)
-  return (hidden @ wo.astype(x.dtype)).reshape(x.shape)
+    return hidden.reshape(len(rows), -1)
+
+  if save == 'all':
+    zs = _preactivations(rows, branches)
+    hidden = after(_hidden(activation, zs, coefficients))
+    return (hidden @ wo.astype(x.dtype)).reshape(x.shape)
+  like = jax.ShapeDtypeStruct((len(rows), wo.shape[0]), x.dtype)
+  after, constants = _without_closure(after, like)
+  block = _saving(activation, after, save)
+  y = block(rows, branches, wo, dict(coefficients), constants)
+  return y.reshape(x.shape)
 
 
-def check(
-  x, wi, wo, coefficients, activation, gated: bool
-) -> tuple[jax.Array, ...]:
-  """Refuses operands that do not fit together; returns the branches."""
-  branches = tuple(wi) if isinstance(wi, tuple | list) else (wi,)
-  if len(branches) != 1 + gated:
-    raise errors.UserError(
-      f'A block with gated={gated} takes {1 + gated} input matrices, got '
-      f'{len(branches)}: pass wi as '
-      f'{"a pair (wi_0, wi_1)" if gated else "one array"}.'
+def _preactivations(rows, branches):
+  return tuple(rows @ branch.astype(rows.dtype) for branch in branches)
+
+
+def _hidden(activation, zs, coefficients):
+  dtype = zs[0].dtype
+  wide = jnp.promote_types(dtype, jnp.float32)
+  hidden = activation.fn(zs[0].astype(wide), coefficients)
+  if len(zs) == 2:
+    hidden = hidden * zs[1].astype(wide)
+  return hidden.astype(dtype)
+
+
+def _without_closure(function, like):
+  """A function as one of the traced values it closes over, and these values.
+
+  A custom derivative may not close over them (a dropout key, say).
+  """
+  closed = jax.make_jaxpr(function)(like)
+
+  def explicit(value, constants):
+    return jax.core.eval_jaxpr(closed.jaxpr, constants, value)[0]
+
+  return explicit, closed.consts
+
+
+def _saving(activation, after, save):
+  """The block with a derivative of its own, of rows [M, D]."""
+
+  def forward(rows, branches, wo, coefficients, constants):
+    zs = _preactivations(rows, branches)
+    hidden = after(_hidden(activation, zs, coefficients), constants)
+    kept = zs if save == 'preactivations' else None
+    y = hidden @ wo.astype(rows.dtype)
+    return y, (rows, branches, wo, coefficients, constants, kept)
+
+  def backward(residuals, dy):
+    rows, branches, wo, coefficients, constants, kept = residuals
+    # Else XLA finds that the forward pass has computed the same, and stores
+    # that; and nothing is computed again before its gradient is there.
+    rows, kept, dy = lax.optimization_barrier((rows, kept, dy))
+    zs = _preactivations(rows, branches) if kept is None else kept
+
+    def hidden_of(zs, coefficients, constants):
+      return after(_hidden(activation, zs, coefficients), constants)
+
+    hidden, pull = jax.vjp(hidden_of, zs, coefficients, constants)
+    dzs, dcoefficients, dconstants = pull(dy @ wo.astype(dy.dtype).T)
+    dwo = jnp.matmul(hidden.T, dy, preferred_element_type=wo.dtype)
+    dbranches = tuple(
+      jnp.matmul(rows.T, dz, preferred_element_type=branch.dtype)
+      for dz, branch in zip(dzs, branches, strict=True)
     )
-  expected = (x.shape[-1], wo.shape[0])
-  for branch in branches:
-    if branch.shape != expected or wo.shape[1] != expected[0]:
-      raise errors.UserError(
-        f"The block's matrices do not fit: x has shape {x.shape}, wi "
-        f'{branch.shape}, wo {wo.shape}; with D = {expected[0]} they must be '
-        '[D, F] and [F, D].'
-      )
-  needed = set(activation.init())
-  if set(coefficients) != needed:
-    raise errors.UserError(
-      f'The activation {activation.name!r} takes the coefficients '
-      f'{sorted(needed)}, got {sorted(coefficients)}: pass exactly those.'
+    drows = sum(
+      dz @ branch.astype(dz.dtype).T
+      for dz, branch in zip(dzs, branches, strict=True)
     )
-  return branches
+    return drows, dbranches, dwo, dcoefficients, dconstants
+
+  @jax.custom_vjp
+  def block(*primals):
+    return forward(*primals)[0]
+
+  block.defvjp(forward, backward)
+  return block

@@ -1,0 +1,278 @@
+"""Padding, mesh and derivative around the TPU kernels.
+
+Padding: tokens to whole tiles, D and F to multiples of 128, with zeros. It
+changes nothing: a padded token has x = dy = 0, so dh = 0 and with it every
+cotangent; a padded column of F has Wo = 0 and so dh = 0, whatever act(0) is; a
+padded column of D has x = W = 0. A row-wise activation would count the padded
+columns of F, so there F must be aligned.
+
+Mesh: tokens over `data`, F over `model`. Every device runs the kernels on what
+it has; summed are y and dx over `model`, the weights' gradients over `data`,
+the coefficients' over both. No tensor is gathered for it. A row-wise activation
+needs its rows whole, so there `model` must be 1.
+
+Shapes: x, y [..., D], the first axis over `data`; z, u [..., F].
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
+
+from t5x_variants import errors
+from t5x_variants.kernels import pallas_tpu, tiles
+
+DATA, MODEL = 'data', 'model'
+# By this name a checkpoint policy keeps the stored pre-activations.
+PREACTIVATIONS = 'ffn_preactivations'
+DTYPES = ('bfloat16', 'float32')
+
+
+class Block(NamedTuple):
+  """The static part of a block; hashable.
+
+  Attributes:
+    activation: a record of the activation table.
+    gated: whether there is a linear branch.
+    save: 'inputs' or 'preactivations'.
+    chip: the TPU generation the kernels are cut for.
+    mesh: a mesh with the axes `data` and `model`, or None.
+    interpret: False, or what pallas_call takes to interpret a kernel.
+    tiles: None, or tiles in place of the ones chosen by size.
+  """
+
+  activation: Any
+  gated: bool
+  save: str
+  chip: tiles.Chip
+  mesh: Any = None
+  interpret: Any = False
+  tiles: tiles.Tiles | None = None
+
+
+def why_not(block: Block, x, wo) -> str | None:
+  """Why the kernels cannot run this, in a sentence; None if they can."""
+  name, f = block.activation.name, wo.shape[0]
+  rowwise = block.activation.kind == 'rowwise'
+  if x.dtype not in DTYPES:
+    return (
+      f'x has dtype {x.dtype}; TPU kernels compute in {" or ".join(DTYPES)}.'
+    )
+  if block.save == 'all':
+    return "save='all' is autodiff's; take 'inputs' or 'preactivations'."
+  if not x.size:
+    return f'x has shape {x.shape}: there are no tokens.'
+  if block.mesh is not None:
+    shape = dict(block.mesh.shape)
+    if missing := {DATA, MODEL} - set(shape):
+      return f'the mesh has the axes {list(shape)} and lacks {sorted(missing)}.'
+    if x.ndim < 2 or x.shape[0] % shape[DATA]:
+      return (
+        f'x has shape {x.shape}, whose first axis the mesh splits over '
+        f'{shape[DATA]} devices of `data`: make it a multiple.'
+      )
+    if f % shape[MODEL]:
+      return (
+        f'F is {f}, which the mesh splits over {shape[MODEL]} devices of '
+        '`model`: make it a multiple.'
+      )
+    if rowwise and shape[MODEL] > 1:
+      return (
+        f'{name!r} needs whole rows of F, but the mesh splits F over '
+        f'{shape[MODEL]} devices of `model`.'
+      )
+  if rowwise and pallas_tpu.unaligned(f):
+    return (
+      f'{name!r} averages over F = {f}, which is no multiple of '
+      f'{tiles.LANES} and cannot be padded.'
+    )
+  try:
+    _tiles(block, *_local(block, x, f), x.dtype)
+  except errors.UserError as error:
+    return str(error)
+  return None
+
+
+def ffn(block: Block, x, branches, wo, coefficients):
+  """The block by the kernels; the operands are checked already."""
+  return _ffn(block, x, branches, wo, dict(coefficients))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _ffn(block, x, branches, wo, coefficients):
+  return _forward(block, x, branches, wo, coefficients)[0]
+
+
+def _save(block, x, branches, wo, coefficients):
+  y, kept = _forward(block, x, branches, wo, coefficients)
+  kept = tuple(checkpoint_name(z, PREACTIVATIONS) for z in kept)
+  return y, (x, branches, wo, coefficients, kept)
+
+
+def _forward(block, x, branches, wo, coefficients):
+  keep = block.save == 'preactivations'
+  x_spec, z_spec, w_spec, wo_spec = _specs(x.ndim)
+  count = len(branches)
+
+  def local(x, branches, wo, coefficients):
+    y, kept = _local_forward(block, x, branches, wo, coefficients)
+    return (y if block.mesh is None else lax.psum(y, MODEL)), kept
+
+  return _mapped(
+    block,
+    local,
+    (x_spec, (w_spec,) * count, wo_spec, P()),
+    (x_spec, (z_spec,) * count if keep else ()),
+  )(x, branches, wo, coefficients)
+
+
+def _backward(block, residuals, dy):
+  x, branches, wo, _, kept = residuals
+  x_spec, z_spec, w_spec, wo_spec = _specs(x.ndim)
+  w_specs = (w_spec,) * len(branches)
+
+  def local(*arguments):
+    dx, dbranches, dwo, dcoefficients = _local_backward(block, *arguments)
+    if block.mesh is not None:
+      dx = lax.psum(dx, MODEL)
+      dbranches, dwo = lax.psum((dbranches, dwo), DATA)
+      dcoefficients = lax.psum(dcoefficients, (DATA, MODEL))
+    return dx, dbranches, dwo, dcoefficients
+
+  dx, dbranches, dwo, dcoefficients = _mapped(
+    block,
+    local,
+    (x_spec, w_specs, wo_spec, P(), (z_spec,) * len(kept), x_spec),
+    (x_spec, w_specs, wo_spec, P()),
+  )(*residuals, dy)
+  dbranches = tuple(
+    d.astype(w.dtype) for d, w in zip(dbranches, branches, strict=True)
+  )
+  return dx, dbranches, dwo.astype(wo.dtype), dcoefficients
+
+
+_ffn.defvjp(_save, _backward)
+
+
+def _specs(ndim):
+  middle = (None,) * (ndim - 2)
+  return (
+    P(DATA, *middle, None),
+    P(DATA, *middle, MODEL),
+    P(None, MODEL),
+    P(MODEL, None),
+  )
+
+
+def _mapped(block, local, in_specs, out_specs):
+  if block.mesh is None:
+    return local
+  return jax.shard_map(
+    local,
+    mesh=block.mesh,
+    in_specs=in_specs,
+    out_specs=out_specs,
+    # The kernels' outputs do not say over which axes they vary.
+    check_vma=False,
+  )
+
+
+def _local(block, x, f):
+  """Tokens, D and F on one device."""
+  tokens, d = x.size // x.shape[-1], x.shape[-1]
+  if block.mesh is not None:
+    tokens //= block.mesh.shape[DATA]
+    f //= block.mesh.shape[MODEL]
+  return tokens, d, f
+
+
+def _tiles(block, tokens, d, f, dtype):
+  return block.tiles or tiles.choose(
+    tokens,
+    tiles.round_up(d, tiles.LANES),
+    tiles.round_up(f, tiles.LANES),
+    dtype,
+    gated=block.gated,
+    rowwise=block.activation.kind == 'rowwise',
+    save=block.save,
+    chip=block.chip,
+  )
+
+
+def _spec(block, tokens, d, f, dtype, coefficients):
+  return pallas_tpu.Spec(
+    block.activation,
+    block.gated,
+    tuple((name, len(coefficients[name])) for name in sorted(coefficients)),
+    block.save == 'preactivations',
+    _tiles(block, tokens, d, f, dtype),
+    block.interpret,
+  )
+
+
+def _pad(array, *shape):
+  """Zeros at the end of each axis, up to the shape."""
+  if array.shape == shape:
+    return array
+  widths = [(0, n - have) for n, have in zip(shape, array.shape, strict=True)]
+  return jnp.pad(array, widths)
+
+
+def _rows(spec, array):
+  """Tokens as rows, in whole tiles and whole lanes."""
+  array = array.reshape(-1, array.shape[-1])
+  rows, width = array.shape
+  return _pad(
+    array,
+    pallas_tpu.tile_rows(rows, spec.tiles),
+    tiles.round_up(width, tiles.LANES),
+  )
+
+
+def _operands(spec, x, branches, wo, coefficients, *more):
+  """The operands, padded, in the dtypes that the kernels take."""
+  d, f = (tiles.round_up(n, tiles.LANES) for n in (x.shape[-1], wo.shape[0]))
+  vector = jnp.zeros((1, 0), jnp.float32)
+  if spec.sizes:
+    vector = jnp.concatenate([coefficients[name] for name, _ in spec.sizes])
+    vector = vector.astype(jnp.float32)[None]
+  return (
+    _rows(spec, x),
+    tuple(_pad(w.astype(x.dtype), d, f) for w in branches),
+    _pad(wo.astype(x.dtype), f, d),
+    vector,
+    *(_rows(spec, array) for array in more),
+  )
+
+
+def _local_forward(block, x, branches, wo, coefficients):
+  tokens, d, f = x.size // x.shape[-1], *branches[0].shape
+  spec = _spec(block, tokens, d, f, x.dtype, coefficients)
+  padded = _operands(spec, x, branches, wo, coefficients)
+  y, kept = pallas_tpu.forward(spec, *padded)
+  kept = tuple(z[:tokens, :f].reshape(*x.shape[:-1], f) for z in kept)
+  return y[:tokens, :d].reshape(x.shape), kept
+
+
+def _local_backward(block, x, branches, wo, coefficients, kept, dy):
+  tokens, d, f = x.size // x.shape[-1], *branches[0].shape
+  spec = _spec(block, tokens, d, f, x.dtype, coefficients)
+  *padded, vector, dy_rows = _operands(spec, x, branches, wo, coefficients, dy)
+  zs = tuple(_rows(spec, z) for z in kept)
+  dx, dbranches, dwo, vector = pallas_tpu.backward(
+    spec, *padded, vector, zs, dy_rows
+  )
+  dcoefficients, k = {}, 0
+  for name, size in spec.sizes:
+    dcoefficients[name] = vector[k : k + size]
+    k += size
+  return (
+    dx[:tokens, :d].reshape(x.shape),
+    tuple(w[:d, :f] for w in dbranches),
+    dwo[:f, :d],
+    dcoefficients,
+  )

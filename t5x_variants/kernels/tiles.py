@@ -1,0 +1,148 @@
+"""How the TPU kernels cut the block, and how much VMEM that takes.
+
+A kernel walks over tiles of `rows` tokens, with all weights (and in the
+backward pass all float32 weight gradients) resident in VMEM. Inside a tile
+F is cut into blocks of `width`, and each of these into chunks of
+`chunk` = (rows, lanes) for the elementwise work, small enough that a chunk's
+intermediates stay in registers. A row-wise activation needs whole rows: one
+block, and chunks of 16 rows.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from t5x_variants import errors
+
+MIB = 2**20
+LANES = 128
+SUBLANES = 16  # of a bfloat16 tile
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """A TPU generation: VMEM of a core, cores of a device, rows of a tile."""
+
+  name: str
+  vmem: int
+  cores: int
+  rows: int
+
+
+# By the name JAX gives the device.
+CHIPS = {
+  'TPU v4': Chip('v4', 16 * MIB, 2, 256),
+  'TPU v5 lite': Chip('v5e', 128 * MIB, 1, 256),
+  'TPU v5e': Chip('v5e', 128 * MIB, 1, 256),
+  'TPU v5': Chip('v5p', 64 * MIB, 2, 256),
+  'TPU v5p': Chip('v5p', 64 * MIB, 2, 256),
+  'TPU v6 lite': Chip('v6e', 128 * MIB, 1, 512),
+  'TPU v6e': Chip('v6e', 128 * MIB, 1, 512),
+  'TPU7x': Chip('7x', 64 * MIB, 1, 512),
+}
+# Interpreted, nothing is short.
+INTERPRETED = Chip('interpreted', 2**40, 1, 128)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+  """One way to cut one block.
+
+  Attributes:
+    rows: tokens of a tile.
+    width: columns of F in a block; divides F.
+    chunk: (rows, lanes) of a chunk; divides (rows, width).
+    cores: into how many independent parts the tokens are split.
+    vmem: bytes the kernel is allowed.
+  """
+
+  rows: int
+  width: int
+  chunk: tuple[int, int]
+  cores: int
+  vmem: int
+
+
+def round_up(size: int, unit: int) -> int:
+  """The next multiple of `unit`."""
+  return -(-size // unit) * unit
+
+
+def vmem_bytes(
+  rows: int, width: int, d: int, f: int, gated: bool, save: str, item: int
+) -> int:
+  """VMEM of the backward kernel, which needs more than the forward one."""
+  matrices = (2 + gated) * d * f
+  resident = matrices * (item + 4)
+  # x, dy, dx, each in two buffers; dx's sum in float32.
+  moving = rows * d * (6 * item + 4)
+  if save == 'preactivations':
+    moving += 2 * rows * f * (1 + gated) * item
+  # z, u, dh in float32; h, dz, du; two slots of each where F is cut.
+  slots = 1 if width == f else 2
+  scratch = slots * rows * width * (2 + gated) * (4 + item)
+  # The compiler's own: spilled registers, transposed operands.
+  return int(1.1 * (resident + moving + scratch)) + 4 * MIB
+
+
+def choose(
+  tokens: int,
+  d: int,
+  f: int,
+  dtype,
+  *,
+  gated: bool,
+  rowwise: bool,
+  save: str,
+  chip: Chip,
+) -> Tiles:
+  """The largest tiles that fit, for D and F that are multiples of 128.
+
+  Raises:
+    errors.UserError: not even small tiles fit; says what would.
+  """
+  item = jnp.dtype(dtype).itemsize
+  width = f
+  if not rowwise:
+    width = next(w for w in (256, LANES) if f % w == 0)
+  rows = chip.rows
+  cores = chip.cores
+  while rows > 64 and rows >= 2 * -(-tokens // cores):
+    rows //= 2
+  rows = min(rows, round_up(tokens, SUBLANES))
+
+  def bytes_of(rows, f):
+    w = f if rowwise else min(width, f)
+    return vmem_bytes(rows, w, d, f, gated, save, item)
+
+  while rows > 64 and bytes_of(rows, f) > chip.vmem:
+    rows //= 2
+  needed = bytes_of(rows, f)
+  if needed > chip.vmem:
+    raise errors.UserError(_too_small(needed, bytes_of, rows, d, f, chip))
+  chunk = (min(rows, 16), f) if rowwise else (_divisor(rows), LANES)
+  return Tiles(rows, width, chunk, cores, needed)
+
+
+def _divisor(rows: int) -> int:
+  """Up to 64 rows of 128 lanes: eight registers."""
+  return next(n for n in (64, 48, 32, 16) if rows % n == 0)
+
+
+def _too_small(needed, bytes_of, rows, d, f, chip) -> str:
+  fits = [
+    ways
+    for ways in range(2, f // LANES + 1)
+    if f % (ways * LANES) == 0 and bytes_of(rows, f // ways) <= chip.vmem
+  ]
+  remedy = (
+    f'shard the width over a `model` axis of {fits[0]} or more (F '
+    f'{f // fits[0]} each)'
+    if fits
+    else 'no sharding of the width is enough'
+  )
+  return (
+    f'A block of D = {d} and F = {f} needs {needed / MIB:.0f} MiB of VMEM with '
+    f'its weights and float32 gradients resident, but a {chip.name} core has '
+    f"{chip.vmem / MIB:.0f}: {remedy}, or take implementation 'xla'."
+  )
