@@ -24,7 +24,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from t5x_variants import errors
-from t5x_variants.kernels import pallas_tpu, tiles
+from t5x_variants.kernels import pallas_tpu
+from t5x_variants.kernels import tiles as tiling
 
 DATA, MODEL = 'data', 'model'
 # By this name a checkpoint policy keeps the stored pre-activations.
@@ -48,10 +49,10 @@ class Block(NamedTuple):
   activation: Any
   gated: bool
   save: str
-  chip: tiles.Chip
+  chip: tiling.Chip
   mesh: Any = None
   interpret: Any = False
-  tiles: tiles.Tiles | None = None
+  tiles: tiling.Tiles | None = None
 
 
 def why_not(block: Block, x, wo) -> str | None:
@@ -88,7 +89,7 @@ def why_not(block: Block, x, wo) -> str | None:
   if rowwise and pallas_tpu.unaligned(f):
     return (
       f'{name!r} averages over F = {f}, which is no multiple of '
-      f'{tiles.LANES} and cannot be padded.'
+      f'{tiling.LANES} and cannot be padded.'
     )
   try:
     _tiles(block, *_local(block, x, f), x.dtype)
@@ -191,10 +192,10 @@ def _local(block, x, f):
 
 
 def _tiles(block, tokens, d, f, dtype):
-  return block.tiles or tiles.choose(
+  return block.tiles or tiling.choose(
     tokens,
-    tiles.round_up(d, tiles.LANES),
-    tiles.round_up(f, tiles.LANES),
+    tiling.round_up(d, tiling.LANES),
+    tiling.round_up(f, tiling.LANES),
     dtype,
     gated=block.gated,
     rowwise=block.activation.kind == 'rowwise',
@@ -229,13 +230,13 @@ def _rows(spec, array):
   return _pad(
     array,
     pallas_tpu.tile_rows(rows, spec.tiles),
-    tiles.round_up(width, tiles.LANES),
+    tiling.round_up(width, tiling.LANES),
   )
 
 
 def _operands(spec, x, branches, wo, coefficients, *more):
   """The operands, padded, in the dtypes that the kernels take."""
-  d, f = (tiles.round_up(n, tiles.LANES) for n in (x.shape[-1], wo.shape[0]))
+  d, f = (tiling.round_up(n, tiling.LANES) for n in (x.shape[-1], wo.shape[0]))
   vector = jnp.zeros((1, 0), jnp.float32)
   if spec.sizes:
     vector = jnp.concatenate([coefficients[name] for name, _ in spec.sizes])
