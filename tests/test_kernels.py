@@ -419,9 +419,9 @@ def test_tiles_shrink_until_they_fit_or_say_what_would():
   assert choose(768, 2048, 'TPU v6e').rows == 512
   assert choose(768, 2048, 'TPU v5e').rows == 256
   assert choose(1024, 2816, 'TPU v6e').rows == 512
-  with pytest.raises(errors.UserError, match='`model` axis of 4 or more'):
+  with pytest.raises(errors.UserError, match='`model` axis of 2 or more'):
     choose(2048, 5120, 'TPU v6e')
-  cut = choose(2048, 5120 // 4, 'TPU v6e')
+  cut = choose(2048, 5120 // 2, 'TPU v6e')
   assert cut.vmem <= tiles.CHIPS['TPU v6e'].vmem
 
 
@@ -523,9 +523,7 @@ def test_a_mesh_that_does_not_fit(mesh, shape, message):
 # In the model.
 
 
-@pytest.mark.parametrize(
-  'name, gated', [('swish', True), ('rational', False), ('polynorm', False)]
-)
+@pytest.mark.parametrize('name, gated', [('rational', True), ('polynorm', False)])
 def test_the_model_trains_the_same(name, gated):
   """Loss and gradients of a scanned, rematerialised stack on a mesh."""
   sizes = dict(
@@ -533,7 +531,7 @@ def test_the_model_trains_the_same(name, gated):
     emb_dim=8,
     num_heads=2,
     num_encoder_layers=2,
-    num_decoder_layers=2,
+    num_decoder_layers=1,
     head_dim=4,
     mlp_dim=128,
     dropout_rate=0.0,

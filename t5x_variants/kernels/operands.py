@@ -6,6 +6,7 @@ Shapes: x [..., D]; W, V [D, F]; Wo [F, D]; coefficients: [K] vectors by name.
 from collections.abc import Mapping, Sequence
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
 from t5x_variants import errors
@@ -52,7 +53,7 @@ def check(
       f'The activation {activation.name!r} takes the coefficients '
       f'{sorted(needed)}, got {sorted(coefficients)}: pass exactly those.'
     )
-  given = {name: jax.numpy.shape(coefficients[name]) for name in needed}
+  given = {name: np.shape(coefficients[name]) for name in needed}
   if given != needed:
     raise errors.UserError(
       f'The activation {activation.name!r} takes coefficients of the shapes '
