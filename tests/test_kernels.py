@@ -133,7 +133,12 @@ def all_forms(activation, gated):
 
 @pytest.mark.parametrize(
   'name, gated',
-  [('gelu', True), ('rational', False), ('polynorm', True), ('polyrelu', False)],
+  [
+    ('gelu', True),
+    ('rational', False),
+    ('polynorm', True),
+    ('polyrelu', False),
+  ],
 )
 def test_equals_float64_in_float32(name, gated):
   activation = activations.get(name)
@@ -523,7 +528,9 @@ def test_a_mesh_that_does_not_fit(mesh, shape, message):
 # In the model.
 
 
-@pytest.mark.parametrize('name, gated', [('rational', True), ('polynorm', False)])
+@pytest.mark.parametrize(
+  'name, gated', [('rational', True), ('polynorm', False)]
+)
 def test_the_model_trains_the_same(name, gated):
   """Loss and gradients of a scanned, rematerialised stack on a mesh."""
   sizes = dict(

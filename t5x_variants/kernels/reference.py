@@ -64,16 +64,17 @@ def ffn(
 
 
 def _preactivations(rows, branches):
-  return tuple(rows @ branch.astype(rows.dtype) for branch in branches)
+  return (rows @ branch.astype(rows.dtype) for branch in branches)
 
 
 def _hidden(activation, zs, coefficients):
-  dtype = zs[0].dtype
-  wide = jnp.promote_types(dtype, jnp.float32)
-  hidden = activation.fn(zs[0].astype(wide), coefficients)
-  if len(zs) == 2:
-    hidden = hidden * zs[1].astype(wide)
-  return hidden.astype(dtype)
+  zs = iter(zs)
+  z = next(zs)
+  wide = jnp.promote_types(z.dtype, jnp.float32)
+  hidden = activation.fn(z.astype(wide), coefficients)
+  for u in zs:
+    hidden = hidden * u.astype(wide)
+  return hidden.astype(z.dtype)
 
 
 def _without_closure(function, like):
@@ -93,7 +94,7 @@ def _saving(activation, after, save):
   """The block with a derivative of its own, of rows [M, D]."""
 
   def forward(rows, branches, wo, coefficients, constants):
-    zs = _preactivations(rows, branches)
+    zs = tuple(_preactivations(rows, branches))
     hidden = after(_hidden(activation, zs, coefficients), constants)
     kept = zs if save == 'preactivations' else None
     y = hidden @ wo.astype(rows.dtype)
@@ -104,7 +105,7 @@ def _saving(activation, after, save):
     # Else XLA finds that the forward pass has computed the same, and stores
     # that; and nothing is computed again before its gradient is there.
     rows, kept, dy = lax.optimization_barrier((rows, kept, dy))
-    zs = _preactivations(rows, branches) if kept is None else kept
+    zs = tuple(_preactivations(rows, branches)) if kept is None else kept
 
     def hidden_of(zs, coefficients, constants):
       return after(_hidden(activation, zs, coefficients), constants)
