@@ -155,8 +155,10 @@ def test_is_no_worse_than_autodiff_in_bfloat16(name, gated):
   plain = found['xla', 'all']
   for (form, save), off in found.items():
     (y, (dx, dw, dwo, dc)), (y0, (dx0, dw0, dwo0, dc0)) = off, plain
-    # Stored pre-activations are rounded; autodiff's may not be, where fused.
-    slack = 1.15 if save == 'inputs' else 2.5
+    # XLA rounds what it stores to bfloat16, and does not where it fuses: which
+    # of its own forms is the more exact differs by a factor of two between
+    # its versions. The kernel with nothing stored has no such excuse.
+    slack = 1.15 if (form, save) == ('pallas', 'inputs') else 2.5
     for one, other in ((y, y0), (dx, dx0), (dwo, dwo0), (max(dw), max(dw0))):
       assert one < slack * other + 1e-4, (form, save, off, plain)
     if (form, save) == ('pallas', 'inputs'):
