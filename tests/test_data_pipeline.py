@@ -9,10 +9,10 @@ import pytest
 from t5x_variants.data import (
   corpora,
   documents,
+  noise,
   packing,
   pipeline,
   sources,
-  span_corruption,
   tasks,
   vocabularies,
 )
@@ -113,7 +113,7 @@ def expected_chunks(task, split):
   for example in source.as_numpy_iterator():
     document = example['text']
     for start in range(0, len(document), 284):
-      if len(document) - start >= span_corruption.MIN_CHUNK:
+      if len(document) - start >= noise.MIN_CHUNK:
         yield document[start : start + 284]
 
 

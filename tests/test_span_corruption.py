@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from t5x_variants.data import corpora, span_corruption, vocabularies
+from t5x_variants.data import corpora, noise, span_corruption, vocabularies
 from t5x_variants.data._tensorflow import tf
 from t5x_variants.errors import UserError
 
@@ -54,11 +54,11 @@ def rebuilt(inputs, targets, first_sentinel, last_sentinel):
 
 
 def test_t5s_lengths():
-  assert span_corruption.chunk_length(512, 114) == 568
-  assert span_corruption.corrupted_lengths(568) == (512, 114)
-  assert span_corruption.chunk_length(512, 512) == 568
-  assert span_corruption.chunk_length(256, 64) == 284
-  assert span_corruption.corrupted_lengths(284) == (256, 58)
+  assert noise.chunk_length(512, 114) == 568
+  assert noise.corrupted_lengths(568) == (512, 114)
+  assert noise.chunk_length(512, 512) == 568
+  assert noise.chunk_length(256, 64) == 284
+  assert noise.corrupted_lengths(284) == (256, 58)
 
 
 @quick
@@ -66,11 +66,11 @@ def test_t5s_lengths():
 def test_chunk_and_all_shorter_ones_fit_and_no_longer_one(
   inputs, targets, density
 ):
-  length = span_corruption.chunk_length(inputs, targets, density)
+  length = noise.chunk_length(inputs, targets, density)
   for shorter in range(2, length + 1):
-    used = span_corruption.corrupted_lengths(shorter, density)
+    used = noise.corrupted_lengths(shorter, density)
     assert used[0] <= inputs and used[1] <= targets
-  used = span_corruption.corrupted_lengths(length + 1, density)
+  used = noise.corrupted_lengths(length + 1, density)
   assert used[0] > inputs or used[1] > targets
 
 
@@ -78,9 +78,9 @@ def test_chunk_and_all_shorter_ones_fit_and_no_longer_one(
 @hypothesis.given(lengths, densities, mean_spans, st.integers(0, 99))
 def test_mask_has_the_counted_noise_and_spans(length, density, mean, seed):
   mask = mask_of(length, seed, density, mean)
-  noise, spans = span_corruption.noise_counts(length, density, mean)
+  hidden, spans = noise.noise_counts(length, density, mean)
   assert mask.shape == (length,)
-  assert mask.sum() == noise
+  assert mask.sum() == hidden
   assert len(runs(mask)) == spans
   assert not mask[0] and mask[-1]
 
@@ -99,7 +99,7 @@ def test_inputs_and_targets_hold_the_text_and_its_sentinels(
   expected = vocab_size - 1 - np.arange(count)
   np.testing.assert_array_equal(inputs[inputs >= 600], expected)
   np.testing.assert_array_equal(targets[targets >= 600], expected)
-  used = span_corruption.corrupted_lengths(length, density, mean)
+  used = noise.corrupted_lengths(length, density, mean)
   assert (inputs.size + 1, targets.size + 1) == used
   whole = rebuilt(inputs, targets, vocab_size - 1, vocab_size - count)
   np.testing.assert_array_equal(whole, tokens)
@@ -191,12 +191,12 @@ def test_too_few_sentinels_or_no_room_is_refused():
   with pytest.raises(UserError, match='27 sentinels.*need 28'):
     span_corruption.check_sentinels(vocabularies.byte(27), 568, 0.15, 3.0)
   with pytest.raises(UserError, match='no room'):
-    span_corruption.chunk_length(2, 64)
+    noise.chunk_length(2, 64)
 
 
 @pytest.mark.parametrize(
-  'noise', [(0.0, 3.0), (1.0, 3.0), (0.15, 0.5), (float('nan'), 3.0)]
+  'refused', [(0.0, 3.0), (1.0, 3.0), (0.15, 0.5), (float('nan'), 3.0)]
 )
-def test_impossible_noise_is_refused(noise):
+def test_impossible_noise_is_refused(refused):
   with pytest.raises(UserError, match='must lie|at least 1'):
-    span_corruption.check_noise(*noise)
+    noise.check_noise(*refused)

@@ -11,6 +11,7 @@ A task is named once and looked up by its name ever after, by
 import functools
 import hashlib
 
+from t5x_variants.data import noise
 from t5x_variants.data import span_corruption as corruption
 from t5x_variants.data._tensorflow import seqio, tf
 from t5x_variants.errors import UserError
@@ -73,7 +74,7 @@ def span_corruption(
   Returns:
     The name of the task.
   """
-  corruption.check_noise(noise_density, mean_noise_span_length)
+  noise.check_noise(noise_density, mean_noise_span_length)
   if not isinstance(documents_joined, int) or documents_joined < 1:
     raise UserError(f'documents_joined={documents_joined!r}: take 1 or more')
   made_of = repr(
