@@ -27,9 +27,11 @@ setup(
   },
   install_requires=[
     'absl-py>=2.1',
+    'array_record>=0.8',
     'etils>=1.9',
     'flax>=0.10.6',
     'gin-config>=0.5',
+    'grain>=0.2.18',
     'jax>=0.7',
     'jaxtyping>=0.2.36',
     'numpy>=1.26',

@@ -136,7 +136,8 @@ class Checkpoints:
       The state; None when there is no checkpoint.
 
     Raises:
-      errors.UserError: the checkpoint is of another model, or all are broken.
+      errors.UserError: the checkpoint is of another model, its position of
+        other data, or all are broken.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     for step in steps:
@@ -150,6 +151,8 @@ class Checkpoints:
           ),
         )
         return restored['state']
+      except errors.UserError:
+        raise  # Whole, but of another run: nothing to set aside.
       except Exception as error:
         # Which exception a damaged file ends in depends on the file.
         self._set_aside(step, error)

@@ -33,39 +33,48 @@ class DatasetConfig:
   """One split of a task, and how it is batched; the fields are t5x's.
 
   Attributes:
-    mixture_or_task_name: a name registered with seqio.
-    task_feature_lengths: tokens of `inputs` and `targets` in one row.
+    mixture_or_task_name: a name registered with seqio; of prepared data the
+      name that it must have, or None.
+    task_feature_lengths: tokens of `inputs` and `targets` in one row; None:
+      those that the data was prepared for.
     split: 'train' or 'validation'.
     batch_size: rows over all processes.
     shuffle: whether the order is drawn from the seed.
     seed: fixes order and noise.
     pack: whether several examples share a row.
     num_epochs: passes over the split; None never ends.
+    prepared: folder of prepared data, which is then read without TensorFlow;
+      None: the seqio task itself is.
   """
 
-  mixture_or_task_name: str
-  task_feature_lengths: Mapping[str, int]
+  mixture_or_task_name: str | None
+  task_feature_lengths: Mapping[str, int] | None
   split: str
   batch_size: int
   shuffle: bool = True
   seed: int = 0
   pack: bool = True
   num_epochs: int | None = None
+  prepared: str | None = None
 
   def open(self, shard_index: int = 0, num_shards: int = 1) -> Batches:
     """Opens one of `num_shards` disjoint shares of the split."""
+    options = {
+      'shuffle': self.shuffle,
+      'seed': self.seed,
+      'pack': self.pack,
+      'num_epochs': self.num_epochs,
+      'shard_index': shard_index,
+      'num_shards': num_shards,
+    }
+    task = self.mixture_or_task_name, self.task_feature_lengths
+    if self.prepared is not None:
+      from t5x_variants.data import prepared
+
+      return prepared.Batches(
+        self.prepared, *task, self.split, self.batch_size, **options
+      )
     # Imports TensorFlow: only where data is read.
     from t5x_variants.data import pipeline
 
-    return pipeline.Batches(
-      self.mixture_or_task_name,
-      dict(self.task_feature_lengths),
-      self.split,
-      self.batch_size,
-      shuffle=self.shuffle,
-      seed=self.seed,
-      pack=self.pack,
-      num_epochs=self.num_epochs,
-      shard_index=shard_index,
-      num_shards=num_shards,
-    )
+    return pipeline.Batches(*task, self.split, self.batch_size, **options)

@@ -7,18 +7,23 @@ as JSON lines in the user's cache folder.
 """
 
 import ast
+import contextlib
 import json
 import logging
 import os
 import pathlib
 import platform
+import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from t5x_variants.data import prepared_set
 from t5x_variants.errors import UserError
 
+_log = logging.getLogger('t5x_variants')
 # Raise it when the rules below change: other documents, other cache file.
 BUILDER_VERSION = 1
 # Characters. Shorter docstrings ('Return self.') are hardly prose.
@@ -80,7 +85,7 @@ def cached_file() -> str:
   path = cache_folder() / f'embedded-{name}.jsonl'
   if path.exists():
     return str(path)
-  logging.getLogger('t5x_variants').info('building the corpus %s', path)
+  _log.info('building the corpus %s', path)
   texts = documents()
   if not texts:
     raise UserError(
@@ -100,8 +105,71 @@ def cached_file() -> str:
       os.unlink(temporary)
       raise
   except OSError as error:
-    raise UserError(
-      f'the embedded corpus cannot be kept in {path.parent} ({error}): set'
-      ' XDG_CACHE_HOME to a folder that can be written'
-    ) from error
+    raise _not_kept(path.parent, error) from error
   return str(path)
+
+
+def prepared(task_feature_lengths: Mapping[str, int] | None = None) -> str:
+  """The folder of this corpus as prepared data, written where it is not yet.
+
+  It lies in the user's cache folder and is prepared by a process of its own,
+  so that this one stays without TensorFlow.
+
+  Args:
+    task_feature_lengths: of inputs and targets; None: gin/data/embedded.gin's.
+
+  Returns:
+    The folder.
+  """
+  lengths = dict(task_feature_lengths or {'inputs': 256, 'targets': 64})
+  implementation = sys.implementation.name
+  name = f'{implementation}-{platform.python_version()}-v{BUILDER_VERSION}'
+  sizes = 'x'.join(str(lengths.get(name)) for name in ('inputs', 'targets'))
+  name = f'embedded-{name}-prepared{prepared_set.FORMAT}-{sizes}'
+  folder = cache_folder() / name
+  if (folder / prepared_set.INFO).exists():
+    return str(folder)
+  _log.info('preparing the embedded corpus in %s, once', folder)
+  temporary = None
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Under its name when it is whole, or not at all: many may do this at once.
+    temporary = tempfile.mkdtemp(dir=folder.parent, prefix=f'{name}-')
+    _prepare_into(temporary, lengths)
+    with contextlib.suppress(OSError):  # Another process was first.
+      os.rename(temporary, folder)
+    if not (folder / prepared_set.INFO).exists():
+      raise UserError(f'{folder} is in the way: remove it')
+  except OSError as error:
+    raise _not_kept(folder.parent, error) from error
+  finally:
+    if temporary:
+      shutil.rmtree(temporary, ignore_errors=True)
+  return str(folder)
+
+
+def _prepare_into(folder: str, lengths: Mapping[str, int]) -> None:
+  command = [sys.executable, '-m', 't5x_variants.prepare_data']
+  command += ['--gin_file=gin/data/embedded.gin', f'--output={folder}']
+  command += [f'--gin.TASK_FEATURE_LENGTHS={lengths!r}']
+  root = str(pathlib.Path(__file__).parents[2])
+  path = os.pathsep.join(filter(None, (root, os.environ.get('PYTHONPATH'))))
+  done = subprocess.run(
+    command,
+    env=os.environ | {'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu'},
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  if done.returncode:
+    lines = done.stderr.strip().splitlines() or ['no message']
+    raise UserError(
+      'the embedded corpus could not be prepared:'
+      f' {lines[-1].removeprefix("error: ")}'
+    )
+
+
+def _not_kept(folder: pathlib.Path, error: OSError) -> UserError:
+  return UserError(
+    f'the embedded corpus cannot be kept in {folder} ({error}): set'
+    ' XDG_CACHE_HOME to a folder that can be written'
+  )

@@ -170,6 +170,12 @@ class Batches:
     """Goes on with the batch that followed when the position was saved."""
     path = os.path.join(directory, self._position)
     if not tf.io.gfile.exists(path + '.json'):
+      if tf.io.gfile.exists(os.path.join(directory, 'position.json')):
+        raise UserError(
+          f'the data position in {os.fspath(directory)} is that of prepared'
+          ' data and this run reads a seqio task: take the gin/data file it'
+          ' was made with, or start anew in another MODEL_DIR'
+        )
       raise UserError(
         f'no data position {self._position} in {os.fspath(directory)}: each'
         ' host has its own, and as many hosts must read as wrote'

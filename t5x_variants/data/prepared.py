@@ -1,0 +1,325 @@
+"""Batches out of prepared data, without TensorFlow, for any number of hosts.
+
+A set that `python -m t5x_variants.prepare_data` has written (`prepared_set`)
+is read by Grain: one shuffle over the whole split per epoch and fresh span
+corruption for each example (`noise`), both drawn from (seed, epoch, chunk)
+alone; examples packed as `rows` says. The features are those of `pipeline`.
+
+Global batches do not depend on how many hosts read them: host i of n takes the
+i-th n-th of the rows. The position is one number, that of the next example,
+and means the same on any number of hosts.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+import grain
+import numpy as np
+
+from t5x_variants.data import noise, prepared_set, rows
+from t5x_variants.errors import UserError
+
+# Batches ready before they are asked for.
+_AHEAD = 2
+_POSITION = 'position.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+  """The rows of one batch that this host takes.
+
+  Attributes:
+    firsts: the first example of each row, and one past the last row's last.
+    following: the first example of the next batch.
+  """
+
+  firsts: tuple[int, ...]
+  following: int
+
+
+class _Plans(grain.IterDataset):
+  """Plans of batches from a position on."""
+
+  def __init__(self, make):
+    super().__init__()
+    self._make = make
+
+  def __iter__(self):
+    return _PlanIterator(self._make)
+
+
+class _PlanIterator(grain.DatasetIterator):
+  """Its state is the position of the next example."""
+
+  def __init__(self, make):
+    super().__init__()
+    self._make = make
+    self.set_state({'example': 0})
+
+  def __next__(self) -> _Plan:
+    plan = next(self._plans)
+    self._position = plan.following
+    return plan
+
+  def get_state(self):
+    return {'example': self._position}
+
+  def set_state(self, state):
+    self._position = state['example']
+    self._plans = self._make(self._position)
+
+
+class Batches:
+  """An endless or finite iterator of batches with a position.
+
+  Attributes:
+    info: what the prepared set is.
+    lengths: row lengths of 'inputs' and 'targets'.
+  """
+
+  def __init__(
+    self,
+    folder: str | os.PathLike,
+    mixture_or_task_name: str | None,
+    task_feature_lengths: Mapping[str, int] | None,
+    split: str,
+    batch_size: int,
+    *,
+    shuffle: bool,
+    seed: int,
+    pack: bool = True,
+    num_epochs: int | None = None,
+    shard_index: int = 0,
+    num_shards: int = 1,
+  ):
+    """Opens the set; chunks are read when the first batch is.
+
+    Args:
+      folder: of the set.
+      mixture_or_task_name: the name the set must have; None: any.
+      task_feature_lengths: lengths of 'inputs' and 'targets'; None: those for
+        which it was prepared.
+      split: such as 'train' or 'validation'.
+      batch_size: of all shards together.
+      shuffle: whether in a random order.
+      seed: of the order and of the noise.
+      pack: whether several short examples share a row.
+      num_epochs: passes over the data; None: without end. The last batch of
+        a finite one is filled up with padding, of loss weight zero.
+      shard_index: which of the shards, one a host, is read here.
+      num_shards: among how many shards the rows are shared out.
+    """
+    if batch_size < 1 or num_shards < 1 or batch_size % num_shards:
+      raise UserError(
+        f'batch_size={batch_size} must be a positive multiple of'
+        f' num_shards={num_shards}: every host takes an equal part'
+      )
+    if not 0 <= shard_index < num_shards:
+      raise UserError(
+        f'shard_index={shard_index}: must be from 0 to {num_shards - 1}'
+      )
+    self.info = prepared_set.load(folder, mixture_or_task_name)
+    self.lengths = dict(task_feature_lengths or self.info.task_feature_lengths)
+    _check_lengths(self.info, self.lengths, folder)
+    self._built_with = {
+      'PREPARED_DATA': self.info.fingerprint(),
+      'TASK_FEATURE_LENGTHS': self.lengths,
+      'split': split,
+      'batch_size': batch_size,
+      'shuffle': shuffle,
+      'seed': seed,
+      'pack': pack,
+      'num_epochs': num_epochs,
+    }
+    self._chunks = prepared_set.Chunks(folder, self.info, split)
+    self._order = rows.Order(len(self._chunks), seed, shuffle)
+    self._end = None if num_epochs is None else num_epochs * len(self._chunks)
+    self._pack, self._batch_size = pack, batch_size
+    self._rows = batch_size // num_shards
+    self._shard_index = shard_index
+    counts = [
+      noise.corrupted_lengths(
+        length, self.info.noise_density, self.info.mean_noise_span_length
+      )
+      for length in range(noise.MIN_CHUNK, self.info.chunk_length + 1)
+    ]
+    # By length of the chunk; nothing is shorter than two tokens.
+    self._corrupted = np.array([(1, 1)] * noise.MIN_CHUNK + counts).T
+    self._dataset = grain.experimental.ThreadPrefetchIterDataset(
+      _Plans(self._plans).map(self._batch), prefetch_buffer_size=_AHEAD
+    )
+    self._iterator = None
+    self._position = 0
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of ids of the vocabulary, sentinels included."""
+    return self.info.vocabulary.vocab_size
+
+  def __iter__(self):
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    if self._iterator is None:
+      self._iterator = iter(self._dataset)
+      self._iterator.set_state({'example': self._position})
+    following, batch = next(self._iterator)
+    # The thread is ahead; this is where the caller is.
+    self._position = following
+    return batch
+
+  def _used(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths of inputs and targets at these positions."""
+    lengths = self._chunks.lengths(self._order.chunks(start, stop)[0])
+    inputs, targets = self._corrupted[:, lengths]
+    return inputs, targets
+
+  def _plans(self, position: int):
+    """The batches from a position on."""
+    limits = self.lengths['inputs'], self.lengths['targets']
+    firsts = rows.first_examples(
+      self._used, limits, position, self._end, self._pack
+    )
+    begun = next(firsts)
+    while begun != self._end:
+      batch = [begun]
+      for first in firsts:
+        batch.append(first)
+        if len(batch) > self._batch_size:
+          break
+      begun = batch[-1]
+      batch += [begun] * (self._batch_size + 1 - len(batch))  # Empty rows.
+      mine = self._shard_index * self._rows
+      yield _Plan(tuple(batch[mine : mine + self._rows + 1]), begun)
+
+  def _batch(self, plan: _Plan) -> tuple[int, dict[str, np.ndarray]]:
+    """Reads, corrupts and lays out the examples of a plan."""
+    begin, end = plan.firsts[0], plan.firsts[-1]
+    numbers, streams = [], []
+    if begin < end:  # Not so in rows that are all padding.
+      numbers, streams = map(np.ndarray.tolist, self._order.chunks(begin, end))
+    out = _Rows(self._rows, self.lengths)
+    for row, (first, last) in enumerate(
+      zip(plan.firsts[:-1], plan.firsts[1:], strict=True)
+    ):
+      for i in range(first - begin, last - begin):
+        out.put(row, *self._example(numbers[i], streams[i]))
+    return plan.following, out.features(self._pack)
+
+  def _example(self, number: int, stream: int):
+    """Inputs and targets, without EOS, of a chunk and a key; and the EOS."""
+    tokens = self._chunks[number]
+    mask = noise.random_spans_noise_mask(
+      len(tokens),
+      stream,
+      self.info.noise_density,
+      self.info.mean_noise_span_length,
+    )
+    vocabulary = self.info.vocabulary
+    inputs, targets = noise.apply_mask(tokens, mask, vocabulary.vocab_size)
+    return inputs, targets, vocabulary.eos_id
+
+  def save(self, directory: str | os.PathLike) -> None:
+    """Writes the position to a folder; the first shard does it for all."""
+    if self._shard_index == 0:
+      state = {'example': self._position, 'built_with': self._built_with}
+      os.makedirs(directory, exist_ok=True)
+      path = pathlib.Path(directory, _POSITION)
+      path.write_text(json.dumps(state), encoding='utf-8')
+
+  def restore(self, directory: str | os.PathLike) -> None:
+    """Goes on with the batch that followed when the position was saved."""
+    path = pathlib.Path(directory, _POSITION)
+    if not path.exists() and list(path.parent.glob('data-*.json')):
+      raise UserError(
+        f'the data position in {path.parent} is that of a seqio task and this'
+        ' run reads prepared data: take the gin/data file it was made with, or'
+        ' start anew in another MODEL_DIR'
+      )
+    state = json.loads(path.read_text(encoding='utf-8'))
+    for name, value in self._built_with.items():
+      before = state['built_with'].get(name)
+      if before != value:
+        raise UserError(
+          f'the data position in {path.parent} was saved with {name}='
+          f'{before!r} and this run has {value!r}: set it back, or start anew'
+          ' in another MODEL_DIR'
+        )
+    self._iterator = None
+    self._position = int(state['example'])
+
+
+def _check_lengths(info: prepared_set.Info, lengths, folder) -> None:
+  if not {'inputs', 'targets'} <= set(lengths):
+    raise UserError(
+      f"TASK_FEATURE_LENGTHS={lengths!r}: give those of 'inputs' and 'targets'"
+    )
+  fits = noise.chunk_length(
+    lengths['inputs'],
+    lengths['targets'],
+    info.noise_density,
+    info.mean_noise_span_length,
+  )
+  if fits < info.chunk_length:
+    raise UserError(
+      f'TASK_FEATURE_LENGTHS={lengths!r} holds {fits} tokens of text and'
+      f' {os.fspath(folder)} was cut into chunks of {info.chunk_length}, for'
+      f' {dict(info.task_feature_lengths)}: take these, longer ones, or'
+      ' prepare the data again'
+    )
+
+
+class _Rows:
+  """The arrays of a batch, filled example by example."""
+
+  def __init__(self, count: int, lengths: Mapping[str, int]):
+    def zeros(name):
+      return np.zeros([count, lengths[name]], np.int32)
+
+    self._inputs, self._targets = zeros('inputs'), zeros('targets')
+    self._shifted = zeros('targets')
+    self._input_places, self._target_places = zeros('inputs'), zeros('targets')
+    self._input_ids, self._target_ids = zeros('inputs'), zeros('targets')
+    # Where each row's next example begins, and its segment.
+    self._next = [(0, 0, 1)] * count
+
+  def put(self, row: int, inputs, targets, eos: int) -> None:
+    """Adds an example behind the ones that a row has."""
+    begin, target_begin, segment = self._next[row]
+    end = begin + len(inputs)
+    self._inputs[row, begin:end] = inputs
+    self._inputs[row, end] = eos
+    end += 1
+    self._input_ids[row, begin:end] = segment
+    self._input_places[row, begin:end] = np.arange(end - begin)
+    target_end = target_begin + len(targets)
+    self._targets[row, target_begin:target_end] = targets
+    self._targets[row, target_end] = eos
+    self._shifted[row, target_begin + 1 : target_end + 1] = targets
+    target_end += 1
+    self._target_ids[row, target_begin:target_end] = segment
+    places = np.arange(target_end - target_begin)
+    self._target_places[row, target_begin:target_end] = places
+    self._next[row] = end, target_end, segment + 1
+
+  def features(self, pack: bool) -> dict[str, np.ndarray]:
+    """t5x's features."""
+    found = {
+      'encoder_input_tokens': self._inputs,
+      'decoder_target_tokens': self._targets,
+      'decoder_input_tokens': self._shifted,
+      'decoder_loss_weights': (self._targets > 0).astype(np.int32),
+    }
+    if pack:
+      return found | {
+        'encoder_segment_ids': self._input_ids,
+        'encoder_positions': self._input_places,
+        'decoder_segment_ids': self._target_ids,
+        'decoder_positions': self._target_places,
+      }
+    # As seqio shifts a whole row: the EOS too, below a weight of 0.
+    self._shifted[:, 1:] = self._targets[:, :-1]
+    return found

@@ -1,0 +1,230 @@
+"""Tokens once, on disk: `python -m t5x_variants.prepare_data`.
+
+  python -m t5x_variants.prepare_data \
+    --gin_file=gin/data/text_files.gin --gin.TEXT_FILES="'/data/*.txt'" \
+    --output=/data/prepared
+
+Runs the task of a data file up to its tokens, for training that reads them
+without TensorFlow (gin/data/prepared.gin). Several processes share the work
+(--workers). Stopped at any time, the same command goes on; a folder counts as
+prepared when its info.json is there, which is written last.
+"""
+
+import concurrent.futures
+import contextlib
+import fcntl
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+import time
+
+import gin
+from absl import flags
+
+from t5x_variants import errors, gin_utils
+
+gin_utils.define_flags()
+flags.DEFINE_string('output', None, 'The folder of the prepared data to be.')
+flags.DEFINE_integer(
+  'workers',
+  0,
+  'Processes that write; 0: as many as there are cores and work for.',
+)
+FLAGS = flags.FLAGS
+
+_CONFIG = """
+from __gin__ import dynamic_registration
+from t5x_variants.data import preparation
+
+preparation.configure:
+  mixture_or_task_name = %MIXTURE_OR_TASK_NAME
+  task_feature_lengths = %TASK_FEATURE_LENGTHS
+  output = %OUTPUT
+"""
+_SECONDS_BETWEEN_LINES = 2.0
+
+
+def main() -> None:
+  """Reads the gin files and prepares, or with --dry_run tells what it would."""
+  _warnings_on_a_line()
+  if not FLAGS.output:
+    raise errors.UserError('--output=DIR is missing: the folder to write to.')
+  if FLAGS.workers < 0:
+    raise errors.UserError(
+      f'--workers={FLAGS.workers}: take 1 or more, or 0 for as many as there'
+      ' are cores.'
+    )
+  arguments = (
+    FLAGS.gin_file,
+    [*FLAGS.gin_bindings, f'OUTPUT={FLAGS.output!r}'],
+    FLAGS.gin_search_paths,
+  )
+  configure = _configured(*arguments)
+  if FLAGS.dry_run:
+    print(gin.config_str())
+    print('# every macro has a value')
+    return
+  from t5x_variants.data import preparation, prepared_set
+
+  work = configure()
+  with _alone(work):
+    begun = time.perf_counter()
+    missing = preparation.begin(work)
+    if missing is None:
+      _say(f'{work.output} is prepared already.')
+      return
+    _write(work, missing, arguments)
+    info = preparation.finish(work)
+  for name, split in info.splits.items():
+    _say(
+      f'{name}: {split.examples:,} examples of up to {info.chunk_length} tokens'
+      f' ({split.tokens:,} in all), {len(split.shards)} file(s)'
+    )
+  _say(
+    f'{work.output}/{prepared_set.INFO} written after'
+    f' {time.perf_counter() - begun:.1f} s.'
+  )
+
+
+def _configured(gin_files, bindings, search_paths):
+  """`preparation.configure` as the files configure it."""
+  gin.parse_config(_CONFIG)
+  gin_utils.parse(gin_files, bindings, search_paths)
+  from t5x_variants.data import preparation
+
+  return gin_utils.configured(preparation.configure)
+
+
+def _say(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)
+
+
+def _warnings_on_a_line() -> None:
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter('%(levelname)s: %(message)s'))
+  ours = logging.getLogger('t5x_variants')
+  ours.addHandler(handler)
+  ours.propagate = False
+
+
+@contextlib.contextmanager
+def _alone(work):
+  """Keeps a second preparation out of a local folder."""
+  if '://' in work.output:
+    yield
+    return
+  try:
+    os.makedirs(work.output, exist_ok=True)
+    descriptor = os.open(work.output, os.O_RDONLY)
+  except OSError as error:
+    raise errors.UserError(
+      f'--output={work.output} cannot be written to ({error.strerror}): give a'
+      ' folder of your own.'
+    ) from error
+  try:
+    # Given up with the process, however it ends.
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield
+  except BlockingIOError as error:
+    raise errors.UserError(
+      f'{work.output} is being prepared by another process: wait for it, or'
+      ' give another --output.'
+    ) from error
+  finally:
+    os.close(descriptor)
+
+
+def _write(work, missing, arguments) -> None:
+  """Writes the missing shards, here or in processes of their own."""
+  from t5x_variants.data import preparation
+
+  # A process costs seconds to start: not for two files.
+  workers = FLAGS.workers or min(os.cpu_count(), len(missing) // 2)
+  workers = min(workers, len(missing))
+  progress = _Progress(len(missing), len(work.work()))
+  if workers <= 1:
+    for split, index in missing:
+      preparation.write_shard(work, split, index, progress.add)
+      progress.shards += 1
+    return
+  context = multiprocessing.get_context('spawn')
+  counter = context.Value('q', 0)
+  with concurrent.futures.ProcessPoolExecutor(
+    workers, context, _start_worker, (arguments, counter)
+  ) as pool:
+    waiting = {pool.submit(_write_in_worker, *shard) for shard in missing}
+    try:
+      while waiting:
+        done, waiting = concurrent.futures.wait(
+          waiting, _SECONDS_BETWEEN_LINES, concurrent.futures.FIRST_COMPLETED
+        )
+        for future in done:
+          future.result()
+        progress.shards += len(done)
+        progress.add(counter.value - progress.examples)
+    except concurrent.futures.BrokenExecutor as error:
+      raise errors.UserError(
+        'a process that prepared data was killed (out of memory?): run the'
+        f' same command again with fewer than --workers={workers}; what is'
+        ' whole is kept.'
+      ) from error
+    finally:
+      pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Progress:
+  """The line that tells how far it is."""
+
+  def __init__(self, missing: int, total: int):
+    self.shards = self.examples = 0
+    self._missing, self._total = missing, total
+    self._begun = self._said = time.monotonic()
+
+  def add(self, examples: int) -> None:
+    """Counts, and now and then says so."""
+    self.examples += examples
+    now = time.monotonic()
+    if not self.examples or now - self._said < _SECONDS_BETWEEN_LINES:
+      return
+    self._said, seconds = now, now - self._begun
+    left = 'time left unknown'
+    if self.shards:
+      rest = seconds / self.shards * (self._missing - self.shards)
+      left = f'about {rest:,.0f} s left'
+    done = self._total - self._missing + self.shards
+    _say(
+      f'{done} of {self._total} files, {self.examples:,} examples,'
+      f' {self.examples / seconds:,.0f} a second, {left}'
+    )
+
+
+_worker = {}
+
+
+def _start_worker(arguments, counter) -> None:
+  """In a worker: looks at the task, as its parent did."""
+  _warnings_on_a_line()
+  threading.Thread(target=_die_with_parent, daemon=True).start()
+  _worker['work'] = _configured(*arguments)()
+  _worker['counter'] = counter
+
+
+def _die_with_parent() -> None:
+  multiprocessing.parent_process().join()
+  os._exit(1)
+
+
+def _write_in_worker(split: str, index: int) -> None:
+  from t5x_variants.data import preparation
+
+  def report(examples):
+    with _worker['counter'].get_lock():
+      _worker['counter'].value += examples
+
+  preparation.write_shard(_worker['work'], split, index, report)
+
+
+if __name__ == '__main__':
+  gin_utils.run(main)
