@@ -1,6 +1,6 @@
 """What a run costs: CPU seconds per step and at all, time, memory.
 
-  python tools/bench_train.py [--repeats 3] [--variant geglu]
+  python tools/bench_train.py [--repeats 3] [--variant geglu] [--data prepared]
 
 The work: the tiny model (886,528 parameters) on the embedded corpus, batch 16,
 256 input and 64 target tokens, packed, byte vocabulary, span corruption
@@ -8,7 +8,8 @@ The work: the tiny model (886,528 parameters) on the embedded corpus, batch 16,
 processes, from outside: the difference is the cost of a step, the rest of the
 short one what every run pays (imports, data, initialisation, compilation, one
 checkpoint). Evaluation is off. CPU seconds count all threads; wall time
-depends on what else the machine does.
+depends on what else the machine does. With `--data prepared` the corpus is
+prepared before anything is timed.
 """
 
 import argparse
@@ -23,15 +24,18 @@ import time
 
 import psutil
 
+from t5x_variants import metrics
+from t5x_variants.data import embedded
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def command(variant: str, model_dir: str, steps: int) -> list[str]:
+def command(variant: str, data: str, model_dir: str, steps: int) -> list[str]:
   """The training command of one run."""
   files = (
     'models/tiny',
     f'variants/{variant}',
-    'data/embedded',
+    f'data/{data}',
     'runs/pretrain',
   )
   return [
@@ -46,12 +50,12 @@ def command(variant: str, model_dir: str, steps: int) -> list[str]:
   ]
 
 
-def run(variant: str, steps: int) -> dict[str, float]:
-  """Runs once; returns CPU seconds, seconds to the first step, peak MiB."""
+def run(variant: str, data: str, steps: int) -> dict[str, float]:
+  """Runs once; returns CPU seconds, memory and what the run recorded."""
   with tempfile.TemporaryDirectory() as model_dir:
     begun = time.perf_counter()
     process = subprocess.Popen(
-      command(variant, model_dir, steps),
+      command(variant, data, model_dir, steps),
       cwd=ROOT,
       env=os.environ | {'JAX_PLATFORMS': 'cpu'},
       stderr=subprocess.PIPE,
@@ -68,7 +72,10 @@ def run(variant: str, steps: int) -> dict[str, float]:
     peak.join()
     if status:
       raise SystemExit(f'The run failed:\n{"".join(lines[-20:])}')
+    records = metrics.read(model_dir, 'train')
     return {
+      # Of all records but the first, in which threads are started.
+      'wait': statistics.mean(r['data_wait'] for r in records[1:] or records),
       'cpu': usage.ru_utime + usage.ru_stime,
       'first_step': first_step,
       # The kernel's own high-water mark where there is one process; the
@@ -104,14 +111,19 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--variant', default='geglu')
+  parser.add_argument(
+    '--data', default='embedded', choices=('embedded', 'prepared')
+  )
   parser.add_argument('--repeats', type=int, default=3)
   parser.add_argument('--short', type=int, default=10, help='steps')
   parser.add_argument('--long', type=int, default=110, help='steps')
   arguments = parser.parse_args()
+  if arguments.data == 'prepared':
+    embedded.prepared()
   rows = []
   for repeat in range(arguments.repeats):
-    short = run(arguments.variant, arguments.short)
-    long = run(arguments.variant, arguments.long)
+    short = run(arguments.variant, arguments.data, arguments.short)
+    long = run(arguments.variant, arguments.data, arguments.long)
     step = (long['cpu'] - short['cpu']) / (arguments.long - arguments.short)
     rows.append(
       {
@@ -119,10 +131,14 @@ def main() -> None:
         'fixed CPU-s of a run': short['cpu'] - arguments.short * step,
         'seconds to the first step': short['first_step'],
         'peak MiB, all processes': max(short['peak'], long['peak']),
+        'percent waiting for data': 100 * long['wait'],
       }
     )
     print(f'pair {repeat + 1} of {arguments.repeats} done', file=sys.stderr)
-  print(f'{arguments.variant}, {os.cpu_count()} cores, medians (min to max)')
+  print(
+    f'{arguments.variant}, {arguments.data}, {os.cpu_count()} cores, medians'
+    ' (min to max)'
+  )
   for name in rows[0]:
     values = [row[name] for row in rows]
     print(

@@ -16,7 +16,7 @@ run=${RUN:-runs/demo-$variant}
 "$VENV_PYTHON" -m t5x_variants.train \
   --gin_file=gin/models/tiny.gin \
   --gin_file="gin/variants/$variant.gin" \
-  --gin_file=gin/data/embedded.gin \
+  --gin_file=gin/data/prepared.gin \
   --gin_file=gin/runs/pretrain.gin \
   --gin.MODEL_DIR="'$run'" \
   --gin.TRAIN_STEPS="${STEPS:-500}" \
