@@ -7,3 +7,11 @@ defects of the program, never for a wrong name or a wrong value.
 
 class UserError(ValueError):
   """Wrong input, said in one sentence: what, its value, what is allowed."""
+
+
+def check_positive(name: str, value: int) -> None:
+  """Raises a `UserError` unless `value` is a whole number from 1 up."""
+  if not isinstance(value, int) or value < 1:
+    raise UserError(
+      f'{name} is {value!r}; it must be a whole number from 1 up.'
+    )

@@ -115,3 +115,33 @@ def newest_checkpoint(run: str | os.PathLike) -> tuple[int, pathlib.Path]:
       'steps and at the end of a run.'
     )
   return max(steps), folder / str(max(steps))
+
+
+def make_folder(model_dir: str) -> pathlib.Path:
+  """Makes MODEL_DIR if absent and tries to write to it; its absolute path.
+
+  Raises:
+    errors.UserError: no path, remote storage, or not writable.
+  """
+  if not isinstance(model_dir, str) or not model_dir:
+    raise errors.UserError(
+      f'MODEL_DIR is {model_dir!r}; it must be the path of a folder, quoted: '
+      '--gin.MODEL_DIR="\'runs/mine\'".'
+    )
+  if '://' in model_dir:
+    raise errors.UserError(
+      f'MODEL_DIR {model_dir} is on remote storage, which records cannot be '
+      'written to yet; use a local folder.'
+    )
+  folder = pathlib.Path(os.path.abspath(os.path.expanduser(model_dir)))
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / '.writable'
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise errors.UserError(
+      f'MODEL_DIR {model_dir} cannot be written to: {error.strerror}. Choose '
+      'a folder you may write to.'
+    ) from error
+  return folder

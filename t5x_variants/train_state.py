@@ -58,7 +58,11 @@ def create(
   model: network.Transformer, tx: optax.GradientTransformation, rng
 ) -> TrainState:
   """A fresh state; traceable, so that each device makes its own part."""
-  params = unfreeze(_init_params(model, rng)['params'])
+  return start(tx, unfreeze(_init_params(model, rng)['params']))
+
+
+def start(tx: optax.GradientTransformation, params: Mapping) -> TrainState:
+  """The state before the first step from given parameters."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,

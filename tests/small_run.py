@@ -15,6 +15,7 @@ from t5x_variants import (
   partitioning,
   schedules,
   trainer,
+  training_loop,
 )
 
 VOCAB = 64
@@ -113,7 +114,7 @@ def run(model_dir, steps, dataset=None, activation='rational', **options):
     'mesh': mesh_of(1),
     'logical_axis_rules': partitioning.standard_logical_axis_rules(),
     'z_loss': 1e-4,
-    'periods': trainer.Periods(log=1, eval=5, eval_steps=2, checkpoint=4),
+    'periods': training_loop.Periods(log=1, eval=5, eval_steps=2, checkpoint=4),
   }
   trainer.train(
     network.Transformer(config),

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from small_run import Numbered, losses, run
 
-from t5x_variants import errors, trainer
+from t5x_variants import errors, training_loop
 
 # tensorstore answers a failed read or write after orbax has closed the event
 # loop that asked, once for each array, and orbax leaves what it had not begun.
@@ -19,7 +19,7 @@ pytestmark = [
   pytest.mark.filterwarnings('ignore:coroutine .* was never awaited'),
 ]
 
-PERIODS = trainer.Periods(log=1, eval=100, checkpoint=2)
+PERIODS = training_loop.Periods(log=1, eval=100, checkpoint=2)
 
 
 @pytest.fixture(scope='module')

@@ -15,7 +15,7 @@ import pytest
 import small_run
 from hypothesis import strategies as st
 
-from t5x_variants import trainer
+from t5x_variants import training_loop
 from t5x_variants.data import (
   config,
   corpora,
@@ -324,7 +324,7 @@ def test_a_run_killed_and_continued_on_fewer_hosts(
   monkeypatch.setattr(small_run, 'VOCAB', 384)
   options = {
     'eval_dataset': None,
-    'periods': trainer.Periods(log=1, eval=100, checkpoint=4),
+    'periods': training_loop.Periods(log=1, eval=100, checkpoint=4),
   }
   data = dataset(folder)
   whole = Hosts(data, 1)

@@ -23,7 +23,7 @@ FLOORS = [
   {'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints'},
   {'train_state', 'gin_utils', 'runs'},
-  {'train_step'},
+  {'train_step', 'training_loop'},
   {'trainer'},
 ]
 # On one floor, but they do not know each other.

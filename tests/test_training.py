@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from small_run import VOCAB, Numbered, Rows, losses, mesh_of, run
 
-from t5x_variants import checkpoints, errors, preemption, trainer
+from t5x_variants import checkpoints, errors, preemption, training_loop
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -54,7 +54,7 @@ def test_killed_and_continued_is_as_if_never_killed(unbroken, tmp_path, step):
 
 def test_an_unlucky_log_period_does_not_show_after_a_restart(tmp_path):
   """Checkpoints fall between two records, whose sums go with them."""
-  periods = trainer.Periods(log=3, eval=100, checkpoint=4)
+  periods = training_loop.Periods(log=3, eval=100, checkpoint=4)
   expected = run(tmp_path / 'a', 11, periods=periods)
   with pytest.raises(Killed):
     run(
@@ -117,7 +117,7 @@ def test_stops_at_a_loss_that_is_not_finite(tmp_path):
 
 
 def test_loss_falls_and_the_held_out_batches_stay_the_same(tmp_path):
-  run(tmp_path, 60, periods=trainer.Periods(eval=20, checkpoint=100))
+  run(tmp_path, 60, periods=training_loop.Periods(eval=20, checkpoint=100))
   held_out = losses(tmp_path, 'eval')
   assert sorted(held_out) == [0, 20, 40, 60]
   assert held_out[60][0] < held_out[0][0] - 0.2

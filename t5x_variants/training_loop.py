@@ -1,0 +1,213 @@
+"""The training loop: steps, records, evaluations, checkpoints, and stopping."""
+
+import contextlib
+import ctypes
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import optax
+
+from t5x_variants import (
+  checkpoints,
+  errors,
+  metrics,
+  partitioning,
+  preemption,
+  train_state,
+)
+from t5x_variants.data import config as data_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Periods:
+  """How often what happens, in steps.
+
+  Attributes:
+    log: steps one training record covers.
+    eval: between evaluations; one more at the start and at the end.
+    eval_steps: batches of the held-out split in one evaluation.
+    checkpoint: between checkpoints; one more at the end.
+  """
+
+  log: int = 10
+  eval: int = 1000
+  eval_steps: int = 20
+  checkpoint: int = 1000
+
+  def __post_init__(self):
+    for name, value in (
+      ('LOG_PERIOD', self.log),
+      ('EVAL_PERIOD', self.eval),
+      ('EVAL_STEPS', self.eval_steps),
+      ('CHECKPOINT_PERIOD', self.checkpoint),
+    ):
+      errors.check_positive(name, value)
+
+
+@dataclasses.dataclass
+class Loop:
+  """Everything the loop holds on to; `run` is the loop."""
+
+  total_steps: int
+  periods: Periods
+  mesh: jax.sharding.Mesh
+  train_step: Callable
+  evaluate: 'Evaluation'
+  learning_rate: optax.Schedule
+  batches: data_config.Batches
+  saved: checkpoints.Checkpoints
+  writer: metrics.RunWriter
+
+  def run(self, state: train_state.TrainState) -> None:
+    """Runs from the state's step to the last one, or until told to stop."""
+    start = int(state.step)
+    if start >= self.total_steps:
+      metrics.say(
+        f'Nothing to do: the run is at step {start} of {self.total_steps}.'
+      )
+      return
+    if start == 0:
+      self._evaluate(0, state)
+    clock = metrics.Clock()
+    train_step = in_flight = None
+    with preemption.StopRequest() as stop:
+      for step in range(start + 1, self.total_steps + 1):
+        with clock.waiting():
+          batch = next(self.batches)
+        batch = partitioning.global_batch(batch, self.mesh)
+        if train_step is None:
+          train_step = self._compile(state, batch)
+          clock = metrics.Clock()
+        state, sums = train_step(state, batch)
+        # One step ahead of the device and no further: more would only delay
+        # the answer to a signal and blur what is waited for.
+        jax.block_until_ready(in_flight)
+        in_flight = sums
+        # Asked once: a signal that comes while this step is being saved is
+        # answered after the next one.
+        stopping = bool(stop)
+        state = self._after(step, state, clock, stopping)
+        if stopping:
+          self.saved.wait()
+          metrics.say(
+            f'{stop.signal_name}: saved step {step} and stopped. The same '
+            'command goes on from there.'
+          )
+          return
+
+  def _compile(self, state: train_state.TrainState, batch: Mapping) -> Callable:
+    """Compiles the step, which for a large model takes minutes."""
+    begun = time.perf_counter()
+    compiled = self.train_step.lower(state, batch).compile()
+    return_free_memory()
+    metrics.say(
+      f'Compiled the training step in {time.perf_counter() - begun:.1f} s.'
+    )
+    return compiled
+
+  def _after(
+    self, step: int, state: train_state.TrainState, clock, stop: bool
+  ) -> train_state.TrainState:
+    """What is due after a step: a record, an evaluation, a checkpoint."""
+    last = step == self.total_steps
+    log = last or step % self.periods.log == 0
+    save = last or stop or step % self.periods.checkpoint == 0
+    if log or save:
+      self._check_finite(step, state)
+    if log:
+      state = self._record(step, state, clock)
+    with clock.paused():
+      if last or step % self.periods.eval == 0:
+        self._evaluate(step, state)
+      if save:
+        self.saved.save(step, state, self.batches)
+    return state
+
+  def _check_finite(self, step: int, state: train_state.TrainState) -> None:
+    """Stops before anything that is not a number is saved."""
+    loss, norm = float(state.sums['loss']), float(state.sums['gradient_norm'])
+    if math.isfinite(loss) and math.isfinite(norm):
+      return
+    raise errors.UserError(
+      f'The loss or its gradient is not finite at step {step} (summed loss '
+      f'{loss}, summed gradient norm {norm}), so the run stops. '
+      f'{self._last_good()}. Try '
+      'a lower learning rate, above all for the coefficients '
+      '(COEFFICIENT_LEARNING_RATE), or float32.'
+    )
+
+  def _last_good(self) -> str:
+    step = self.saved.latest_step()
+    if step is None:
+      return 'There is no checkpoint yet'
+    return f'The checkpoint of step {step} is the last good one and is kept'
+
+  def _record(
+    self, step: int, state: train_state.TrainState, clock
+  ) -> train_state.TrainState:
+    """Writes the record since the one before and starts the next."""
+    sums = jax.device_get(state.sums)
+    values = metrics.per_token(sums) | {
+      'gradient_norm': float(sums['gradient_norm'] / sums['steps']),
+      'learning_rate': float(self.learning_rate(step - 1)),
+      **clock.read(float(sums['tokens'] / sums['steps'])),
+    }
+    self.writer.write(step, 'train', values)
+    metrics.say(metrics.progress_line(step, self.total_steps, values))
+    zeros = jax.device_put(
+      train_state.zero_sums(), shardings_of(dict(state.sums))
+    )
+    return state.replace(sums=zeros)
+
+  def _evaluate(self, step: int, state: train_state.TrainState) -> None:
+    values = self.evaluate(state.params)
+    if values and not math.isfinite(values['loss']):
+      raise errors.UserError(
+        f'The held-out loss is {values["loss"]} at step {step}, so the run '
+        f'stops. {self._last_good()}.'
+      )
+    if values:
+      self.writer.write(step, 'eval', values)
+      metrics.say(
+        f'held out at step {step}: loss {values["loss"]:.4f} nats per '
+        f'target token, accuracy {values["accuracy"]:.2%}'
+      )
+
+
+class Evaluation:
+  """Loss on the first batches of the held-out split, the same every time."""
+
+  def __init__(self, eval_step: Callable, held_out: list, mesh):
+    self._eval_step = eval_step
+    self._held_out = held_out
+    self._mesh = mesh
+
+  def __call__(self, params: Mapping) -> dict[str, float]:
+    """Loss, z-loss and accuracy per target token; {} without a split."""
+    if not self._held_out:
+      return {}
+    sums = [
+      self._eval_step(params, partitioning.global_batch(batch, self._mesh))
+      for batch in self._held_out
+    ]
+    return metrics.per_token(
+      jax.tree.map(lambda *x: sum(map(float, x)), *jax.device_get(sums))
+    )
+
+
+def return_free_memory() -> None:
+  """Gives the compiler's freed memory back to the system, where libc can.
+
+  Otherwise it stays with the process, and the first step's buffers come on
+  top: tools/bench_train.py prints the peak.
+  """
+  with contextlib.suppress(AttributeError, OSError):
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def shardings_of(tree):
+  """The sharding of each array of a tree."""
+  return jax.tree.map(lambda leaf: leaf.sharding, tree)
