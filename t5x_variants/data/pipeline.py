@@ -14,7 +14,7 @@ import os
 
 import numpy as np
 
-from t5x_variants.data import packing
+from t5x_variants.data import packing, positions
 from t5x_variants.data._tensorflow import seqio, tf
 from t5x_variants.errors import UserError
 
@@ -73,15 +73,7 @@ class Batches:
       shard_index: which of the shards, one a host, is read here.
       num_shards: among how many shards the documents are shared out.
     """
-    if batch_size < 1 or num_shards < 1 or batch_size % num_shards:
-      raise UserError(
-        f'batch_size={batch_size} must be a positive multiple of'
-        f' num_shards={num_shards}: every host takes an equal part'
-      )
-    if not 0 <= shard_index < num_shards:
-      raise UserError(
-        f'shard_index={shard_index}: must be from 0 to {num_shards - 1}'
-      )
+    self._rows = positions.rows_of_share(batch_size, shard_index, num_shards)
     try:
       task = seqio.get_mixture_or_task(mixture_or_task_name)
     except ValueError as error:
@@ -105,7 +97,6 @@ class Batches:
       'num_epochs': num_epochs,
     }
     self.vocabulary = task.output_features['targets'].vocabulary
-    self._rows = batch_size // num_shards
     self._what = f'{mixture_or_task_name}, split {split!r}'
     self._position = f'data-{shard_index:05d}-of-{num_shards:05d}'
     shard = seqio.ShardInfo(shard_index, num_shards)
@@ -182,12 +173,6 @@ class Batches:
       )
     with tf.io.gfile.GFile(path + '.json', 'r') as file:
       before = json.loads(file.read())
-    for name, value in self._built_with.items():
-      if before.get(name) != value:
-        raise UserError(
-          f'the data position in {os.fspath(directory)} was saved with'
-          f' {name}={before.get(name)!r} and this run has {value!r}: set it'
-          ' back, or start anew in another MODEL_DIR'
-        )
+    positions.check_built_alike(directory, before, self._built_with)
     self._checkpoint.read(path).assert_consumed()
     self._empty = False

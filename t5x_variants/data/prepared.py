@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import grain
 import numpy as np
 
-from t5x_variants.data import noise, prepared_set, rows
+from t5x_variants.data import noise, positions, prepared_set, rows
 from t5x_variants.errors import UserError
 
 # Batches ready before they are asked for.
@@ -112,15 +112,7 @@ class Batches:
       shard_index: which of the shards, one a host, is read here.
       num_shards: among how many shards the rows are shared out.
     """
-    if batch_size < 1 or num_shards < 1 or batch_size % num_shards:
-      raise UserError(
-        f'batch_size={batch_size} must be a positive multiple of'
-        f' num_shards={num_shards}: every host takes an equal part'
-      )
-    if not 0 <= shard_index < num_shards:
-      raise UserError(
-        f'shard_index={shard_index}: must be from 0 to {num_shards - 1}'
-      )
+    self._rows = positions.rows_of_share(batch_size, shard_index, num_shards)
     self.info = prepared_set.load(folder, mixture_or_task_name)
     self.lengths = dict(task_feature_lengths or self.info.task_feature_lengths)
     _check_lengths(self.info, self.lengths, folder)
@@ -138,7 +130,6 @@ class Batches:
     self._order = rows.Order(len(self._chunks), seed, shuffle)
     self._end = None if num_epochs is None else num_epochs * len(self._chunks)
     self._pack, self._batch_size = pack, batch_size
-    self._rows = batch_size // num_shards
     self._shard_index = shard_index
     counts = [
       noise.corrupted_lengths(
@@ -240,14 +231,9 @@ class Batches:
         ' start anew in another MODEL_DIR'
       )
     state = json.loads(path.read_text(encoding='utf-8'))
-    for name, value in self._built_with.items():
-      before = state['built_with'].get(name)
-      if before != value:
-        raise UserError(
-          f'the data position in {path.parent} was saved with {name}='
-          f'{before!r} and this run has {value!r}: set it back, or start anew'
-          ' in another MODEL_DIR'
-        )
+    positions.check_built_alike(
+      directory, state['built_with'], self._built_with
+    )
     self._iterator = None
     self._position = int(state['example'])
 
