@@ -227,6 +227,22 @@ def test_features_are_those_of_the_seqio_path(folder, task, pack):
   assert count == 4
 
 
+def ones_against_the_law(spans):
+  """Spans of one token, in standard deviations from how many there should be.
+
+  Of the compositions of N into K parts, drawn uniformly, a part is 1 with
+  probability (K - 1) / (N - 1).
+  """
+  surplus = variance = 0.0
+  for lengths in spans:
+    count, hidden = len(lengths), lengths.sum()
+    if 1 < count < hidden:
+      share = (count - 1) / (hidden - 1)
+      surplus += (lengths == 1).sum() - count * share
+      variance += count * share * (1 - share)
+  return surplus / variance**0.5
+
+
 def test_statistics_are_those_of_the_seqio_path(tmp_path):
   """10,000 real examples: noise, spans, and how full the rows are."""
   lengths = {'inputs': 128, 'targets': 34}
@@ -245,6 +261,7 @@ def test_statistics_are_those_of_the_seqio_path(tmp_path):
       np.diff(np.append(np.flatnonzero(targets >= 259), len(targets) - 1)) - 1
       for _, targets in drawn
     ]
+    assert abs(ones_against_the_law(spans)) < 4
     spans = np.concatenate(spans)
     found.append(
       {
@@ -252,7 +269,6 @@ def test_statistics_are_those_of_the_seqio_path(tmp_path):
         'targets': np.mean([len(targets) for _, targets in drawn]),
         'span': spans.mean(),
         'spread of spans': spans.std(),
-        'one token spans': (spans == 1).mean(),
         'filled': np.mean([b['encoder_input_tokens'] > 0 for b in taken]),
         'to predict': np.mean([b['decoder_loss_weights'] for b in taken]),
         'in a row': len(drawn) / (170 * 64),
