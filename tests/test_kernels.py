@@ -16,7 +16,7 @@ import pytest
 from hypothesis import strategies
 from jax.experimental.pallas import tpu as pltpu
 
-from t5x_variants import activations, errors, kernels, mlp, network
+from t5x_variants import activations, errors, kernels, mlp, network, stacks
 from t5x_variants.kernels import dispatch, reference, sharded, tiles
 
 NAMES = activations.names()
@@ -258,7 +258,7 @@ def test_stores_what_save_says(name, gated):
 
 
 @pytest.mark.parametrize('implementation', ['xla', 'pallas_interpret'])
-@pytest.mark.parametrize('policy', network.REMAT_POLICIES)
+@pytest.mark.parametrize('policy', stacks.REMAT_POLICIES)
 def test_a_checkpoint_policy_keeps_to_save(policy, implementation):
   activation = activations.get('rational')
   primals, _ = operands(activation, False)
@@ -280,7 +280,7 @@ def test_a_checkpoint_policy_keeps_to_save(policy, implementation):
       return jnp.sin(y)
 
     if policy != 'none':
-      run = jax.checkpoint(run, policy=network.REMAT_POLICIES[policy])
+      run = jax.checkpoint(run, policy=stacks.REMAT_POLICIES[policy])
     return saved_bytes(run, (x, wi, wo, coefficients))
 
   z = 5 * 9 * wo.shape[0] * 4

@@ -12,7 +12,7 @@ from flax.core import unfreeze
 from flax.linen import logical_axis_rules, partitioning
 from jax.sharding import Mesh
 
-from t5x_variants import activations, errors, network
+from t5x_variants import activations, errors, network, stacks
 
 B, K, L, V = 2, 7, 5, 13
 SIZES = {
@@ -232,7 +232,7 @@ def test_remat_changes_nothing_but_memory(scan):
   results, saved = {}, {}
   sizes = {'num_encoder_layers': 1, 'num_decoder_layers': 1}
   params = params_of(model(scan_layers=scan, **sizes))
-  for policy in network.REMAT_POLICIES:
+  for policy in stacks.REMAT_POLICIES:
     module = model(remat_policy=policy, scan_layers=scan, **sizes)
     loss = functools.partial(loss_of, module)
     results[policy] = compiled(jax.value_and_grad(loss))(params)

@@ -19,6 +19,8 @@ FLOORS = [
   {'activations'},
   {'kernels'},
   {'mlp', 'layers'},
+  {'attention'},
+  {'stacks'},
   {'network'},
   {'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints'},
