@@ -45,7 +45,8 @@ setup(
   extras_require={
     # The pictures: tools/plot_runs.py and tools/plot_activations.py.
     'plot': ['matplotlib>=3.8'],
-    # On a TPU virtual machine.
+    # On a TPU virtual machine; and for the TPU compiler without one. JAX names
+    # the libtpu that it goes with.
     'tpu': ['jax[tpu]>=0.7'],
     'test': [
       'hypothesis>=6.100',

@@ -1,4 +1,7 @@
-"""Every kernel through the real TPU compiler, without a TPU."""
+"""Every kernel through the real TPU compiler, without a TPU.
+
+`bash tools/test.sh --tpu` installs that compiler and runs these.
+"""
 
 import importlib.util
 import os
@@ -12,10 +15,13 @@ from t5x_variants import activations
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-pytestmark = pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None,
-  reason='the TPU compiler needs libtpu: pip install "jax[tpu]"',
-)
+pytestmark = [
+  pytest.mark.tpu_compiler,
+  pytest.mark.skipif(
+    importlib.util.find_spec('libtpu') is None,
+    reason='the TPU compiler needs libtpu: bash tools/test.sh --tpu',
+  ),
+]
 
 
 def compiled_for(topology):
@@ -31,16 +37,13 @@ def compiled_for(topology):
   return result.stdout
 
 
-@pytest.mark.parametrize('topology', ['v5e:2x2', 'v6e:2x2'])
+@pytest.mark.parametrize(
+  'topology', ['v5e:2x2', 'v6e:2x2', 'v5p:2x2x1', 'tpu7x:2x2x1']
+)
 def test_the_table_compiles(topology):
   lines = compiled_for(topology).splitlines()
-  assert len(lines) == len(activations.names())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('topology', ['v5p:2x2x1', 'tpu7x:2x2x1'])
-def test_the_table_compiles_for_two_cores(topology):
-  test_the_table_compiles(topology)
+  # Each gated and not, each with and without stored pre-activations.
+  assert len(lines) == 4 * len(activations.names())
 
 
 def test_a_mesh_sums_and_gathers_nothing():

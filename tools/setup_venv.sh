@@ -3,6 +3,7 @@
 #
 #   PYTHON=python3.12   the interpreter to use; its environment is then
 #                       .venv-3.12, beside the default one's .venv
+#   EXTRA=tpu           an extra of setup.py to install beside `test`
 
 _version() {
   "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
@@ -40,15 +41,15 @@ _setup_venv() {
   _choose_python || return 1
   VENV_PYTHON=$PWD/$folder/bin/python
   # Done already for this very setup.py?
-  local stamp=$folder/installed
+  local stamp=$folder/installed${EXTRA:+-$EXTRA}
   if [ -x "$VENV_PYTHON" ] && cmp -s setup.py "$stamp"; then
     return 0
   fi
-  echo "Installing into $folder with $(_version "$PYTHON") (PyPI only, about" \
+  echo "Installing${EXTRA:+ $EXTRA} into $folder with $(_version "$PYTHON") (PyPI only, about" \
     "two minutes) ..."
   "$PYTHON" -m venv "$folder" || return 1
   "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check \
-    --editable '.[test]' || return 1
+    --editable ".[test${EXTRA:+,$EXTRA}]" || return 1
   cp setup.py "$stamp"
 }
 

@@ -4,9 +4,15 @@
 #   bash tools/test.sh                       all of the default suite
 #   bash tools/test.sh tests/test_mlp.py -x  what you name, with pytest's flags
 #   bash tools/test.sh -m slow               the slow tests
+#   bash tools/test.sh --tpu                 the kernels through the TPU compiler,
+#                                            which is installed (200 MB)
 #   PYTHON=python3.12 bash tools/test.sh     with another Python
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# What needs more than the tests' packages has a mark and an extra of its own.
+case ${1:-} in
+  --tpu) shift; EXTRA=tpu; set -- -m tpu_compiler "$@" ;;
+esac
 source tools/setup_venv.sh
 # No accelerator is asked for, so none is looked for.
 export JAX_PLATFORMS=cpu
