@@ -11,10 +11,11 @@ _DEVICES = '--xla_force_host_platform_device_count'
 if _DEVICES not in os.environ.get('XLA_FLAGS', ''):
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_DEVICES}=8'
 
-# Many tests build the same small programs; each is compiled once a session,
-# in the processes that tests start too.
-_CACHE = tempfile.TemporaryDirectory()
-os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
+# Many tests build the same small programs; each is compiled once a session, in
+# the processes that tests start and in pytest-xdist's workers too.
+if 'PYTEST_XDIST_WORKER' not in os.environ:
+  _CACHE = tempfile.TemporaryDirectory()
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '0'
 

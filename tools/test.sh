@@ -19,4 +19,5 @@ export JAX_PLATFORMS=cpu
 
 "$VENV_PYTHON" -m ruff check .
 "$VENV_PYTHON" -m ruff format --check .
-exec "$VENV_PYTHON" -m pytest "$@"
+# Compiling, which most of the time goes into, keeps one core busy.
+exec "$VENV_PYTHON" -m pytest --numprocesses=2 --dist=worksteal "$@"
