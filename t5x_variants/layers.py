@@ -113,7 +113,7 @@ class Embed(nn.Module):
     )
 
   def __call__(self, tokens: Int[Array, 'B L']) -> Float[Array, 'B L D']:
-    """Looks the tokens up.
+    """Looks the tokens up; t5x's evaluation initialises with float ones.
 
     An accelerator does it as a matmul: a table sharded over the vocabulary
     is then partitioned like any other, and its gradient needs no scatter. On
@@ -127,6 +127,7 @@ class Embed(nn.Module):
       return table[tokens]
 
     table = self.embedding.astype(self.dtype)
+    tokens = tokens.astype(jnp.int32)
     embedded = lax.platform_dependent(table, tokens, cpu=gather, default=matmul)
     return constrain(embedded, 'batch', 'length', 'embed')
 

@@ -55,13 +55,14 @@ class _Kernel(nn.Module):
     )
 
 
-class _Coefficients(nn.Module):
-  """The learned vectors of one activation."""
+class Coefficients(nn.Module):
+  """The learned vectors of one activation, a parameter each."""
 
   activation: Any
 
   @nn.compact
-  def __call__(self):
+  def __call__(self) -> dict[str, Float[Array, ' K']]:
+    """Returns them by name."""
     return {
       name: partitioning.param_with_axes(
         name,
@@ -107,7 +108,7 @@ class MlpBlock(nn.Module):
     wo = _Kernel(out, ('mlp', 'embed'), name='wo')()
     coefficients = {}
     if activation.init():
-      coefficients = _Coefficients(activation, name='activation')()
+      coefficients = Coefficients(activation, name='activation')()
     if activation.perturb is not None and not deterministic:
       coefficients = activation.perturb(coefficients, self.make_rng('dropout'))
     x = x.astype(self.dtype)

@@ -22,7 +22,7 @@ FLOORS = [
   {'attention'},
   {'stacks'},
   {'network'},
-  {'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
+  {'for_t5x', 'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints'},
   {'train_state', 'gin_utils', 'runs'},
   {'train_step', 'training_loop'},

@@ -14,7 +14,7 @@ import os
 
 import numpy as np
 
-from t5x_variants.data import packing, positions
+from t5x_variants.data import packing, positions, tasks
 from t5x_variants.data._tensorflow import seqio, tf
 from t5x_variants.errors import UserError
 
@@ -74,13 +74,7 @@ class Batches:
       num_shards: among how many shards the documents are shared out.
     """
     self._rows = positions.rows_of_share(batch_size, shard_index, num_shards)
-    try:
-      task = seqio.get_mixture_or_task(mixture_or_task_name)
-    except ValueError as error:
-      raise UserError(
-        f'MIXTURE_OR_TASK_NAME={mixture_or_task_name!r} is not registered:'
-        ' take a file of gin/data, or import the module that registers it'
-      ) from error
+    task = tasks.get(mixture_or_task_name)
     if split not in task.splits:
       raise UserError(
         f'split={split!r}: {mixture_or_task_name} has {list(task.splits)}'

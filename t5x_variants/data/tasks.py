@@ -6,6 +6,9 @@ A task is named once and looked up by its name ever after, by
   MIXTURE_OR_TASK_NAME = @tasks.span_corruption()
   tasks.span_corruption.source = @corpora.embedded()
   tasks.span_corruption.vocabulary = @vocabularies.byte()
+
+For t5x, which asks a task for its metrics and a model for its vocabularies, it
+has a metric, the held-out loss, and `vocabulary` looks up what a task has.
 """
 
 import functools
@@ -45,6 +48,78 @@ def _append_eos(dataset, output_features):
     }
 
   return dataset.map(append)
+
+
+def _number_of_tokens(output, *, example, is_target):
+  """What `nats_per_token` knows of a target: how many tokens it has."""
+  return len(example['targets']) if is_target else output
+
+
+def nats_per_token(targets, scores) -> dict[str, float]:
+  """Held-out loss, a metric of seqio.
+
+  Args:
+    targets: the number of tokens of each target, EOS included.
+    scores: the log likelihood of each target, in nats.
+
+  Returns:
+    The loss in nats per target token, and over how many tokens it is.
+  """
+  tokens = sum(targets)
+  return {
+    'nats_per_token': -float(sum(scores)) / max(tokens, 1),
+    'target_tokens': tokens,
+  }
+
+
+def vocabulary(
+  mixture_or_task_name: str | None, feature: str, vocab_size: int | None = None
+):
+  """The vocabulary that a registered task or mixture has for a feature.
+
+  Args:
+    mixture_or_task_name: a name registered with seqio.
+    feature: 'inputs' or 'targets'.
+    vocab_size: ids that the model has; None: any number.
+
+  Returns:
+    seqio's vocabulary.
+
+  Raises:
+    UserError: no such task or feature, or more ids than the model has.
+  """
+  if mixture_or_task_name is None:
+    raise UserError(
+      'MIXTURE_OR_TASK_NAME is None: prepared data (gin/data/prepared.gin) is'
+      ' read by t5x_variants.train only; give t5x the file it was prepared'
+      ' from, such as gin/data/embedded.gin or gin/data/text_files.gin'
+    )
+  task = get(mixture_or_task_name)
+  if feature not in task.output_features:
+    raise UserError(
+      f'{mixture_or_task_name} has no feature {feature!r}, but'
+      f' {sorted(task.output_features)}: an encoder-decoder needs inputs and'
+      ' targets'
+    )
+  found = task.output_features[feature].vocabulary
+  if vocab_size is not None and found.vocab_size > vocab_size:
+    raise UserError(
+      f'the vocabulary of {mixture_or_task_name} has {found.vocab_size} ids,'
+      f' but the model VOCAB_SIZE={vocab_size}: set --gin.VOCAB_SIZE to at'
+      ' least that, better to the next multiple of 128'
+    )
+  return found
+
+
+def get(mixture_or_task_name: str):
+  """The task or mixture registered by that name; a UserError without one."""
+  try:
+    return seqio.get_mixture_or_task(mixture_or_task_name)
+  except ValueError as error:
+    raise UserError(
+      f'MIXTURE_OR_TASK_NAME={mixture_or_task_name!r} is not registered:'
+      ' take a file of gin/data, or import the module that registers it'
+    ) from error
 
 
 def _vocabulary_key(vocabulary) -> str:
@@ -112,6 +187,8 @@ def span_corruption(
       ),
       _append_eos,
     ],
+    postprocess_fn=_number_of_tokens,
+    metric_fns=[nats_per_token],
   )
   _MADE_OF[name] = made_of
   return name
