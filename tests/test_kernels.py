@@ -17,7 +17,7 @@ from hypothesis import strategies
 from jax.experimental.pallas import tpu as pltpu
 
 from t5x_variants import activations, errors, kernels, mlp, network, stacks
-from t5x_variants.kernels import dispatch, reference, sharded, tiles
+from t5x_variants.kernels import dispatch, meshes, reference, sharded, tiles
 
 NAMES = activations.names()
 SAVES = ('inputs', 'preactivations')
@@ -514,6 +514,25 @@ def mesh_of(data, model, names=('data', 'model')):
   return jax.make_mesh(
     (data, model), names, axis_types=(jax.sharding.AxisType.Auto,) * 2
   )
+
+
+def test_the_mesh_of_either_context():
+  """That of jax.set_mesh and that of t5x's `with mesh:`, inside a jit too."""
+  mesh = mesh_of(4, 2)
+  seen = []
+
+  def block(x):
+    seen.append(meshes.current())
+    return call(shape=x.shape, f=256)
+
+  def text():
+    return str(jax.make_jaxpr(lambda x: jax.jit(block)(x))(jnp.ones((8, 20))))
+
+  assert 'shard_map' not in text() and seen.pop().empty
+  with pytest.warns(DeprecationWarning), mesh:
+    assert 'shard_map' in text() and seen.pop() == mesh
+  with jax.set_mesh(mesh):
+    assert 'shard_map' in text() and seen.pop() == mesh.abstract_mesh
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@
   pallas_tpu.py one TPU kernel forward, one backward ('pallas')
   tiles.py      how the kernels cut the block, and the VMEM that takes
   sharded.py    derivative, mesh and padding around the kernels
+  meshes.py     the mesh the program is for
   dispatch.py   `ffn`: which of them runs
 """
 

@@ -20,7 +20,7 @@ import jax
 from jaxtyping import Array, Float
 
 from t5x_variants import errors
-from t5x_variants.kernels import operands, reference, sharded, tiles
+from t5x_variants.kernels import meshes, operands, reference, sharded, tiles
 
 IMPLEMENTATIONS = ('xla', 'pallas', 'pallas_interpret')
 
@@ -60,7 +60,7 @@ def ffn(
       None is 'all' for XLA and 'inputs' for the kernels.
     implementation: 'xla', 'pallas', 'pallas_interpret', or None to choose.
     mesh: the mesh of the operands, with the axes `data` and `model`; None
-      takes the one of `jax.set_mesh`. XLA needs none.
+      takes the one of `jax.set_mesh` or of `with mesh:`. XLA needs none.
     on_hidden: changes the hidden activations before `wo`: dropout.
     constrain: constrains how the hidden activations are sharded; nothing to
       the kernels, which never store them.
@@ -71,7 +71,7 @@ def ffn(
   branches = operands.check(x, wi, wo, coefficients, activation, gated)
   operands.check_choice('save', save, operands.SAVES)
   operands.check_choice('implementation', implementation, IMPLEMENTATIONS)
-  mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+  mesh = meshes.current() if mesh is None else mesh
   kind = _device_kind(mesh)
   named = implementation is not None
   implementation = implementation or _choice(kind, activation, gated, save)
