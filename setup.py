@@ -45,6 +45,13 @@ setup(
   extras_require={
     # The pictures: tools/plot_runs.py and tools/plot_activations.py.
     'plot': ['matplotlib>=3.8'],
+    # What checkouts of google-research/t5x and its own need besides.
+    't5x': [
+      'cached_property>=2',
+      'clu>=0.0.12',
+      'fiddle>=0.3',
+      'tensorboard>=2.16',
+    ],
     # On a TPU virtual machine; and for the TPU compiler without one. JAX names
     # the libtpu that it goes with.
     'tpu': ['jax[tpu]>=0.7'],

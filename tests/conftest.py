@@ -50,9 +50,9 @@ def t5x_module():
         return importlib.import_module(name)
     except ImportError as error:
       pytest.skip(
-        f'no {error.name}: put checkouts of google-research/t5x, google/airio '
-        'and google-research/jestimator on PYTHONPATH (they need clu, '
-        'cached_property, fiddle, grain and tensorboard from PyPI)'
+        f'no {error.name}: pip install -e ".[t5x]", and checkouts of '
+        'google-research/t5x, google/airio and google-research/jestimator on '
+        'PYTHONPATH (docs/from_t5x.md)'
       )
 
   return load

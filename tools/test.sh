@@ -6,6 +6,7 @@
 #   bash tools/test.sh -m slow               the slow tests
 #   bash tools/test.sh --tpu                 the kernels through the TPU compiler,
 #                                            which is installed (200 MB)
+#   bash tools/test.sh -m t5x -s             t5x's launchers (docs/from_t5x.md)
 #   PYTHON=python3.12 bash tools/test.sh     with another Python
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

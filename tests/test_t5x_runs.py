@@ -1,0 +1,321 @@
+"""t5x's own launchers, by gin files alone: bash tools/test.sh -m t5x.
+
+Needs google-research/t5x on PYTHONPATH (docs/from_t5x.md) and some minutes;
+prints what the learned coefficients did (-s shows it).
+"""
+
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax import traverse_util
+
+from t5x_variants import activations
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+pytestmark = [
+  pytest.mark.t5x,
+  pytest.mark.timeout(1200),
+  # t5x writes where each array lay; here they are read as they come.
+  pytest.mark.filterwarnings('ignore:Sharding info'),
+]
+FILES = ('models/tiny', 'variants/{variant}', 'data/embedded', 't5x/{run}')
+# A tiny model of t5x's own, with our task in place of one of theirs.
+THEIR_MODEL = """
+include 't5x/examples/t5/t5_1_1/tiny.gin'
+from __gin__ import dynamic_registration
+from t5x.examples.t5 import network
+from t5x_variants.data import vocabularies
+VOCABULARY = @vocabularies.byte()
+network.T5Config.vocab_size = 384
+network.T5Config.mlp_dim = 48
+"""
+# Coefficients with an axis that nobody has heard of.
+THEIR_ACTIVATION = """
+import flax.linen as nn
+from flax.linen import partitioning
+
+class Mine(nn.Module):
+  @nn.compact
+  def __call__(self, z):
+    scale = partitioning.param_with_axes(
+        'scale', nn.initializers.ones, (3,), axes=('degrees',))
+    return scale[0] * nn.relu(z)
+
+def mine(z):
+  return Mine(name='activation')(z)
+"""
+
+
+@pytest.fixture
+def launch(t5x_module, tmp_path):
+  """Runs `python -m t5x.SCRIPT` far from the repository; returns its words."""
+  t5x_module('t5x')
+  paths = [str(ROOT), os.environ.get('PYTHONPATH', '')]
+
+  def launch(script, *arguments, fails=False):
+    done = subprocess.run(
+      [
+        sys.executable,
+        '-m',
+        f't5x.{script}',
+        f'--gin_search_paths={ROOT}',
+        *arguments,
+      ],
+      cwd=tmp_path,
+      env=os.environ
+      | {
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': '',
+        'PYTHONPATH': os.pathsep.join(filter(None, paths)),
+      },
+      capture_output=True,
+      text=True,
+      timeout=600,
+      check=False,
+    )
+    assert (done.returncode != 0) == fails, done.stderr[-4000:]
+    return done.stderr
+
+  return launch
+
+
+def files(variant, run):
+  return [
+    f'--gin_file=gin/{file.format(variant=variant, run=run)}.gin'
+    for file in FILES
+  ]
+
+
+def bindings(**values):
+  return [f'--gin.{name}={value!r}' for name, value in values.items()]
+
+
+def parameters(checkpoint):
+  """A checkpoint's parameters by name, as t5x wrote them."""
+  with ocp.PyTreeCheckpointer() as reader:
+    tree = reader.restore(str(checkpoint / 'state'))
+  return traverse_util.flatten_dict(tree['target'], sep='/')
+
+
+def coefficients(checkpoint):
+  return {
+    k: v for k, v in parameters(checkpoint).items() if '/activation/' in k
+  }
+
+
+def records(folder, pattern):
+  (file,) = folder.glob(pattern)
+  return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def train(launch, model_dir, variant, steps, **values):
+  values = {
+    # A rate that does not depend on how long the run will be.
+    'schedules.rsqrt.decay_fraction': 0.0,
+    'CHECKPOINT_PERIOD': 20,
+    'EVAL_PERIOD': 20,
+    'EVAL_STEPS': 2,
+  } | values
+  said = launch(
+    'train',
+    *files(variant, 'pretrain'),
+    *bindings(MODEL_DIR=str(model_dir), TRAIN_STEPS=steps, **values),
+  )
+  return {
+    int(step): float(loss)
+    for step, loss in re.findall(
+      r'\[(\d+)\] collection=train .*loss_per_nonpadding_target_token=([\d.]+)',
+      said,
+    )
+  }
+
+
+@pytest.mark.parametrize('variant', ['geglu', 'rational', 'polynorm'])
+def test_train_restart_evaluate_score_and_predict(variant, launch, tmp_path):
+  run = tmp_path / 'run'
+  losses = train(launch, run, variant, 20)
+  losses |= train(launch, run, variant, 40)
+  assert sorted(losses) == [10, 20, 30, 40]
+  assert losses[40] < losses[20] < losses[10] < math.log(384)
+  names = sorted(path.name for path in run.glob('checkpoint_*'))
+  assert names == ['checkpoint_0', 'checkpoint_20', 'checkpoint_40']
+
+  start, end = (coefficients(run / f'checkpoint_{n}') for n in (0, 40))
+  record = {'rational': 'rational', 'polynorm': 'polynorm'}.get(variant)
+  initial = activations.get(record).init() if record else {}
+  assert set(end) == {
+    f'{stack}/layers_{index}/mlp/activation/{name}'
+    for stack in ('encoder', 'decoder')
+    for index in range(2)
+    for name in initial
+  }
+  for name, value in end.items():
+    print(variant, name, start[name], '->', value)
+    np.testing.assert_allclose(start[name], initial[name.split('/')[-1]])
+    assert np.abs(value - start[name]).max() > 1e-3, name
+  # One set per layer: they went different ways.
+  assert len({str(v) for v in end.values()}) == len(end)
+
+  newest = str(run / 'checkpoint_40')
+  launch(
+    'eval',
+    *files(variant, 'eval'),
+    *bindings(CHECKPOINT_PATH=newest, EVAL_OUTPUT_DIR=str(run)),
+  )
+  (metrics,) = records(run / 'inference_eval', '*-metrics.jsonl')
+  print(variant, losses, metrics)
+  assert metrics['step'] == 40 and metrics['target_tokens'] > 10_000
+  assert abs(metrics['nats_per_token'] - losses[40]) < 0.5
+
+  for mode in ('score', 'predict'):
+    launch(
+      'infer',
+      *files(variant, 'infer'),
+      *bindings(
+        CHECKPOINT_PATH=newest,
+        INFER_OUTPUT_DIR=str(run / mode),
+        INFER_MODE=mode,
+      ),
+    )
+  scored = records(run / 'score', '*.jsonl-00000-of-00001')
+  nats = -sum(r['score'] for r in scored) / metrics['target_tokens']
+  assert abs(nats / metrics['nats_per_token'] - 1) < 1e-4
+  predicted = records(run / 'predict', '*.jsonl-00000-of-00001')
+  assert len(predicted) == len(scored) > 100
+  assert any(r['prediction'] for r in predicted)
+
+
+def test_a_restart_is_an_unbroken_run(launch, tmp_path):
+  """Bit for bit, so that no row of data was read twice or left out."""
+  one = train(launch, tmp_path / 'one', 'rational_glu', 40)
+  two = train(launch, tmp_path / 'two', 'rational_glu', 20)
+  two |= train(launch, tmp_path / 'two', 'rational_glu', 40)
+  assert one == two
+  one, two = (
+    parameters(tmp_path / name / 'checkpoint_40') for name in ('one', 'two')
+  )
+  for name, value in one.items():
+    np.testing.assert_array_equal(value, two[name], err_msg=name)
+
+
+def test_finetuning_begins_at_a_checkpoint(launch, tmp_path):
+  first, second = tmp_path / 'first', tmp_path / 'second'
+  train(launch, first, 'polynorm', 20)
+  said = launch(
+    'train',
+    *files('polynorm', 'finetune'),
+    *bindings(
+      MODEL_DIR=str(second),
+      TRAIN_STEPS=30,
+      INITIAL_CHECKPOINT_PATH=str(first / 'checkpoint_20'),
+      CHECKPOINT_PERIOD=10,
+      EVAL_PERIOD=10,
+      EVAL_STEPS=2,
+      EVAL_EXAMPLES=16,
+    ),
+  )
+  assert 'learning_rate=0.001' in said
+  before, after = parameters(first / 'checkpoint_20'), None
+  after = parameters(second / 'checkpoint_20')
+  for name, value in before.items():
+    np.testing.assert_array_equal(value, after[name], err_msg=name)
+  metrics = records(second / 'inference_eval', '*-metrics.jsonl')
+  assert [record['step'] for record in metrics] == [30]
+
+
+def test_t5x_s_run_file_with_our_model(launch, tmp_path):
+  """t5x's own first, because it resets what gin/data sets."""
+  names = files('rational', 'model')
+  launch(
+    'train',
+    '--gin_file=t5x/configs/runs/pretrain.gin',
+    *names,
+    '--gin_file=gin/t5x/mesh.gin',
+    *bindings(
+      MODEL_DIR=str(tmp_path / 'run'),
+      TRAIN_STEPS=2,
+      DROPOUT_RATE=0.1,
+      USE_CACHED_TASKS=False,
+    ),
+  )
+  assert len(coefficients(tmp_path / 'run' / 'checkpoint_2')) == 8
+
+
+THEIR_FILES = (
+  '--gin_file=theirs.gin',
+  '--gin_file=t5x/configs/runs/pretrain.gin',
+  '--gin_file=gin/data/embedded.gin',
+  '--gin_file=gin/variants/rational_glu.gin',
+  '--gin_file=gin/t5x/activations.gin',
+)
+THEIR_VALUES = {'BATCH_SIZE': 8, 'DROPOUT_RATE': 0.0, 'USE_CACHED_TASKS': False}
+
+
+def test_our_activations_in_t5x_s_network(launch, tmp_path):
+  """One set per layer, and each moves."""
+  (tmp_path / 'theirs.gin').write_text(THEIR_MODEL)
+  run = tmp_path / 'run'
+  launch(
+    'train',
+    *THEIR_FILES,
+    *bindings(MODEL_DIR=str(run), TRAIN_STEPS=10, **THEIR_VALUES),
+  )
+  start, end = (coefficients(run / f'checkpoint_{n}') for n in (0, 10))
+  assert set(end) == {
+    f'{stack}/layers_{index}/mlp/activation/{name}'
+    for stack in ('encoder', 'decoder')
+    for index in range(2)
+    for name in ('numerator', 'denominator')
+  }
+  for name, value in end.items():
+    assert np.any(value != start[name]), name
+
+
+def test_an_unknown_axis_is_named_and_the_cure_works(launch, tmp_path):
+  (tmp_path / 'theirs.gin').write_text(THEIR_MODEL)
+  (tmp_path / 'mine.py').write_text(THEIR_ACTIVATION)
+  (tmp_path / 'mine.gin').write_text(
+    'from __gin__ import dynamic_registration\n'
+    'from t5x.examples.t5 import network\n'
+    'import mine\n'
+    "network.T5Config.mlp_activations = (@mine.mine, 'linear')\n"
+  )
+  arguments = [
+    *THEIR_FILES,
+    '--gin_file=mine.gin',
+    *bindings(MODEL_DIR=str(tmp_path / 'run'), TRAIN_STEPS=1, **THEIR_VALUES),
+  ]
+  said = launch('train', *arguments, fails=True)
+  assert "no factor rule for the parameter axis 'degrees'" in said
+  launch(
+    'train', *arguments, "--gin.for_t5x.factor_rules.more={'degrees': 'none'}"
+  )
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ("--gin.ACTIVATION='gellu'", "unknown activation 'gellu' (did you mean"),
+    ('--gin_file=gin/data/prepared.gin', 'prepared data (gin/data/prepared'),
+    ('--gin.VOCAB_SIZE=256', '359 ids, but the model VOCAB_SIZE=256'),
+  ],
+)
+def test_slips_end_in_a_sentence_that_names_the_cure(
+  change, message, launch, tmp_path
+):
+  said = launch(
+    'train',
+    *files('rational', 'pretrain'),
+    change,
+    *bindings(MODEL_DIR=str(tmp_path / 'run'), TRAIN_STEPS=2),
+    fails=True,
+  )
+  assert message in said[-2000:]
