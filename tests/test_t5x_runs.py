@@ -1,7 +1,7 @@
-"""t5x's own launchers, by gin files alone: bash tools/test.sh -m t5x.
+"""t5x's own launchers, by gin files alone: bash tools/test.sh --t5x.
 
 Needs google-research/t5x on PYTHONPATH (docs/from_t5x.md) and some minutes;
-prints what the learned coefficients did (-s shows it).
+prints what the learned coefficients did.
 """
 
 import json

@@ -6,13 +6,15 @@
 #   bash tools/test.sh -m slow               the slow tests
 #   bash tools/test.sh --tpu                 the kernels through the TPU compiler,
 #                                            which is installed (200 MB)
-#   bash tools/test.sh -m t5x -s             t5x's launchers (docs/from_t5x.md)
+#   bash tools/test.sh --t5x                 t5x's launchers, which must be on
+#                                            PYTHONPATH (docs/from_t5x.md)
 #   PYTHON=python3.12 bash tools/test.sh     with another Python
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # What needs more than the tests' packages has a mark and an extra of its own.
 case ${1:-} in
   --tpu) shift; EXTRA=tpu; set -- -m tpu_compiler "$@" ;;
+  --t5x) shift; EXTRA=t5x; set -- -m t5x -s "$@" ;;
 esac
 source tools/setup_venv.sh
 # No accelerator is asked for, so none is looked for.
