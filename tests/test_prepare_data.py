@@ -295,7 +295,7 @@ def test_a_corpus_larger_than_memory(tmp_path):
     family = [family, *family.children(recursive=True)]
     peak = max(peak, sum(_memory(member) for member in family))
     time.sleep(1)
-  text = process.stderr.read()
+  _, text = process.communicate()
   assert process.returncode == 0, text
   prepared_in = time.monotonic() - begun
   done = subprocess.run(
