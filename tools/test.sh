@@ -11,10 +11,11 @@
 #   PYTHON=python3.12 bash tools/test.sh     with another Python
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# What needs more than the tests' packages has a mark and an extra of its own.
+# What needs more than the tests' packages has a mark and an extra of its own,
+# and runs in one process: the TPU compiler allows no second.
 case ${1:-} in
-  --tpu) shift; EXTRA=tpu; set -- -m tpu_compiler "$@" ;;
-  --t5x) shift; EXTRA=t5x; set -- -m t5x -s "$@" ;;
+  --tpu) shift; EXTRA=tpu; set -- -n 0 -m tpu_compiler "$@" ;;
+  --t5x) shift; EXTRA=t5x; set -- -n 0 -m t5x -s "$@" ;;
 esac
 source tools/setup_venv.sh
 # No accelerator is asked for, so none is looked for.
