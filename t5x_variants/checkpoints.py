@@ -186,27 +186,49 @@ class Checkpoints:
       found = _shapes(saved['params'])
     except Exception:
       return  # Damaged: restoring says so and falls back.
-    expected = _shapes(state.params)
-    if found == expected:
-      return
-    names = sorted(
-      name
-      for name in found.keys() | expected.keys()
-      if found.get(name) != expected.get(name)
-    )
-    lines = [
-      f'  {name}: {_shape_text(found.get(name))} in the checkpoint, '
-      f'{_shape_text(expected.get(name))} in this model'
-      for name in names[:5]
-    ]
-    more = f'\n  and {len(names) - 5} more' if len(names) > 5 else ''
-    raise errors.UserError(
-      f'{self._directory} holds a checkpoint of another model; '
-      f'{len(names)} parameter(s) differ:\n'
-      + '\n'.join(lines)
-      + more
-      + '\nUse another MODEL_DIR, or the gin files this one was made with.'
-    )
+    if 'opt_state' not in saved:
+      raise errors.UserError(
+        f'{self._directory} holds imported weights and no run. Start a run '
+        'from them with another MODEL_DIR and --gin.INITIAL_CHECKPOINT_PATH='
+        f'"\'{os.path.dirname(self._directory)}\'".'
+      )
+    lines = differences(found, _shapes(state.params))
+    if lines:
+      raise errors.UserError(
+        f'{self._directory} holds a checkpoint of another model; '
+        + '\n'.join(lines)
+        + '\nUse another MODEL_DIR, or the gin files this one was made with.'
+      )
+
+
+def differences(
+  found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+  """What differs between a checkpoint's parameters and a model's, in lines.
+
+  Args:
+    found: shapes by name, of the checkpoint.
+    expected: shapes by name, of the model.
+
+  Returns:
+    A count, then the first few of them; [] when they are the same.
+  """
+  names = sorted(
+    name
+    for name in found.keys() | expected.keys()
+    if found.get(name) != expected.get(name)
+  )
+  if not names:
+    return []
+  lines = [f'{len(names)} parameter(s) differ:']
+  lines += [
+    f'  {name}: {_shape_text(found.get(name))} in the checkpoint, '
+    f'{_shape_text(expected.get(name))} in this model'
+    for name in names[:5]
+  ]
+  if len(names) > 5:
+    lines.append(f'  and {len(names) - 5} more')
+  return lines
 
 
 def _unwritable(directory, error: Exception) -> errors.UserError:

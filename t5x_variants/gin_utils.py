@@ -255,6 +255,28 @@ def macro(name: str):
     return gin.get_configurable('gin.macro')()
 
 
+def read_model(
+  gin_files: Sequence[str],
+  bindings: Sequence[str] = (),
+  search_paths: Sequence[str] = (),
+):
+  """The network of MODEL, without a run file, and its configuration as text.
+
+  Raises:
+    errors.UserError: a model or a variant file is missing, or see `parse`.
+  """
+  # Of the macros of model files it is the one that run files set.
+  gin.parse_config('DROPOUT_RATE = 0.0')
+  parse(gin_files, bindings, search_paths)
+  if not has_value('MODEL', 'ACTIVATION', 'GATED'):
+    raise errors.UserError(
+      'The model is not known. Add --gin_file=gin/models/X.gin and '
+      '--gin_file=gin/variants/Y.gin, those of the weights.'
+    )
+  model = macro('MODEL')
+  return model, gin.operative_config_str()
+
+
 def configured(function):
   """`function` as the gin files configure it, when nothing is missing.
 

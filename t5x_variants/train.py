@@ -8,15 +8,12 @@ The four axes of a run are files: a model, a variant, data and the run itself:
     --gin.MODEL_DIR="'runs/swiglu'" --gin.TRAIN_STEPS=500
 """
 
-import logging
 import pathlib
-import sys
 
 import gin
 from absl import flags
-from absl import logging as absl_logging
 
-from t5x_variants import gin_utils, train_state, trainer
+from t5x_variants import gin_utils, logs, train_state, trainer
 
 gin_utils.define_flags()
 # So that --help shows them.
@@ -26,7 +23,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
   """Reads the gin files and trains, or with --dry_run tells what it would."""
-  quiet_logs()
+  logs.quiet()
   gin_utils.parse(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
   if FLAGS.dry_run:
     dry_run()
@@ -50,29 +47,6 @@ def dry_run() -> None:
     print(f'# {train_state.count(shapes):,} parameters')
   gin_utils.configured(trainer.train)
   print('# every macro has a value')
-
-
-def quiet_logs() -> None:
-  """Leaves our own lines and others' warnings, one line each."""
-  # What fails in a library is said by the error it ends in, once.
-  absl_logging.set_verbosity(absl_logging.FATAL)
-  handler = logging.StreamHandler()
-  handler.setFormatter(logging.Formatter('%(levelname)s: %(message)s'))
-  ours = logging.getLogger('t5x_variants')
-  ours.addHandler(handler)
-  ours.propagate = False
-  ours.setLevel(logging.INFO)
-  sys.unraisablehook = _unraisable
-
-
-def _unraisable(unraisable) -> None:
-  """Drops tensorstore's late answers to a read or write that has failed.
-
-  Orbax has closed the event loop that asked by then; each array of a damaged
-  checkpoint would print a traceback, after the sentence that says so.
-  """
-  if str(unraisable.exc_value) != 'Event loop is closed':
-    sys.__unraisablehook__(unraisable)
 
 
 if __name__ == '__main__':

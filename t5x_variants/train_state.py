@@ -71,6 +71,34 @@ def start(tx: optax.GradientTransformation, params: Mapping) -> TrainState:
   )
 
 
+def with_weights(
+  state: TrainState, tx: optax.GradientTransformation, values: Mapping
+) -> TrainState:
+  """The state with some parameters replaced and the optimizer started anew.
+
+  Args:
+    state: a fresh state, on its devices.
+    tx: its optimizer.
+    values: whole parameters by name, 'encoder/encoder_norm/scale'; each device
+      takes its part.
+  """
+
+  def placed(name, leaf):
+    if name not in values:
+      return leaf
+    return jax.make_array_from_callback(
+      leaf.shape, leaf.sharding, lambda index: values[name][index]
+    )
+
+  flat = traverse_util.flatten_dict(state.params, sep='/')
+  params = traverse_util.unflatten_dict(
+    {name: placed(name, leaf) for name, leaf in flat.items()}, sep='/'
+  )
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
+  opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
+  return state.replace(params=params, opt_state=opt_state)
+
+
 def count(params: Mapping) -> int:
   """Number of parameters."""
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

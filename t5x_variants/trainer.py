@@ -20,6 +20,8 @@ from t5x_variants import (
 )
 from t5x_variants import train_step as step_lib
 from t5x_variants.data import config as data_config
+from t5x_variants.weights import fit
+from t5x_variants.weights import saved as weights
 
 
 def train(
@@ -40,6 +42,8 @@ def train(
   z_loss: float = 0.0,
   max_to_keep: int | None = 3,
   keep_period: int | None = None,
+  initial_checkpoint: str | None = None,
+  initial_checkpoint_partial: bool = False,
   on_start: Callable[[metrics.RunWriter], None] = lambda writer: None,
 ) -> None:
   """Trains up to `total_steps`, from the newest checkpoint if there is one.
@@ -62,6 +66,11 @@ def train(
     z_loss: weight of the squared log normaliser.
     max_to_keep: newest checkpoints kept; None keeps all.
     keep_period: checkpoints at its multiples are kept for good.
+    initial_checkpoint: whose weights a new run starts from, see
+      `weights.saved.open_checkpoint`; it begins at step 0 with a fresh
+      optimizer state, and a run that goes on does not look at it.
+    initial_checkpoint_partial: whether that may be of another variant; what
+      fits is taken.
     on_start: called when all is built and before the first step.
 
   Raises:
@@ -85,6 +94,13 @@ def train(
       state = _restore_or_create(
         model,
         tx,
+        functools.partial(
+          _initial_weights,
+          initial_checkpoint,
+          model,
+          shapes,
+          initial_checkpoint_partial,
+        ),
         jax.random.key(random_seed),
         shapes,
         partitioning.param_shardings(shapes, axes, mesh, logical_axis_rules),
@@ -132,8 +148,24 @@ def train(
       ).run(state)
 
 
-def _restore_or_create(model, tx, key, shapes, shardings, mesh, saved, batches):
-  """The newest whole checkpoint's state, or a fresh one."""
+def _initial_weights(
+  path: str | None, model: network.Transformer, shapes: Mapping, partial: bool
+) -> Mapping:
+  """The parameters that a new run takes from elsewhere, by name."""
+  if path is None:
+    return {}
+  taken, lines = fit.initial(
+    weights.open_checkpoint(path), shapes, fit.variant_of(model.config), partial
+  )
+  for line in lines:
+    metrics.say(line)
+  return taken
+
+
+def _restore_or_create(
+  model, tx, initial, key, shapes, shardings, mesh, saved, batches
+):
+  """The newest whole checkpoint's state, or a new one."""
   abstract = jax.eval_shape(functools.partial(train_state.start, tx), shapes)
   where = partitioning.state_shardings(abstract, shapes, shardings, mesh)
   abstract = jax.tree.map(
@@ -147,6 +179,7 @@ def _restore_or_create(model, tx, key, shapes, shardings, mesh, saved, batches):
   if state is not None:
     metrics.say(f'Going on from the checkpoint of step {int(state.step)}.')
     return state
+  taken = initial()
   # Runs once, so that optimising its code costs a CPU more than it saves; the
   # compilers of TPU and GPU have no such switch.
   on_cpu = mesh.devices.flat[0].platform == 'cpu'
@@ -156,6 +189,8 @@ def _restore_or_create(model, tx, key, shapes, shardings, mesh, saved, batches):
     out_shardings=where,
     compiler_options=options,
   )(key)
+  if taken:
+    state = train_state.with_weights(state, tx, taken)
   training_loop.return_free_memory()
   return state
 

@@ -50,7 +50,7 @@ def no_data(monkeypatch, tmp_path):
     raise AssertionError('data was opened')
 
   monkeypatch.setattr(data_config.DatasetConfig, 'open', fail)
-  monkeypatch.setattr(train, 'quiet_logs', lambda: None)
+  monkeypatch.setattr(train.logs, 'quiet', lambda: None)
   monkeypatch.chdir(tmp_path)  # The shipped files are found from anywhere.
 
 

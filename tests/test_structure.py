@@ -23,10 +23,10 @@ FLOORS = [
   {'stacks'},
   {'network'},
   {'for_t5x', 'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
-  | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints'},
+  | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'},
   {'train_state', 'gin_utils', 'runs'},
-  {'train_step', 'training_loop'},
-  {'trainer'},
+  {'train_step', 'training_loop', 'weights'},
+  {'trainer', 'importing'},
 ]
 # On one floor, but they do not know each other.
 STRANGERS = {'data', 'optimizer', 'partitioning', 'checkpoints'}

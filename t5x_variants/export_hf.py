@@ -1,0 +1,95 @@
+r"""To Hugging Face transformers: `python -m t5x_variants.export_hf`.
+
+  python -m t5x_variants.export_hf --run=runs/swiglu --output=hf/swiglu
+
+Writes config.json, generation_config.json and model.safetensors (float32) of
+a run's newest checkpoint. ReLU, GELU, Swish, squared ReLU and the GLU family
+load as any T5:
+
+  T5ForConditionalGeneration.from_pretrained('hf/swiglu')
+
+xIELU and the learned activations bring a small modeling file:
+
+  AutoModelForSeq2SeqLM.from_pretrained('hf/rational', trust_remote_code=True)
+
+Neither torch nor transformers is needed to export. No tokenizer is written:
+it is that of the training data, not of the model (docs/weights.md).
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from t5x_variants import errors, gin_utils, logs, train_state
+from t5x_variants.weights import fit, hugging_face, saved, source
+
+flags.DEFINE_string(
+  'run',
+  None,
+  'A run directory, one of its checkpoints (RUN/checkpoints/STEP), or an '
+  'import.',
+)
+flags.DEFINE_string(
+  'output', None, 'The folder to write, which must not be there yet.'
+)
+gin_utils.define_flags()
+# So that --help shows them.
+flags.adopt_module_key_flags(gin_utils)
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+  """Reads a run, checks that it can be expressed, then writes."""
+  logs.quiet()
+  if not FLAGS.run:
+    raise errors.UserError('--run=DIR is missing: the run to export.')
+  output = saved.check_output(FLAGS.output)
+  found = saved.open_checkpoint(FLAGS.run)
+  gin_files = FLAGS.gin_file or [_config_of(found)]
+  model, _ = gin_utils.read_model(
+    gin_files, FLAGS.gin_bindings, FLAGS.gin_search_paths
+  )
+  description = hugging_face.config_of(model.config)
+  shapes, _ = train_state.shapes_and_axes(model)
+  cure = 'Give its model and variant files by --gin_file.'
+  fit.check(found, shapes, cure)
+  if FLAGS.dry_run:
+    print(description)
+    return
+  values = source.unrolled(found.read())
+  saved.write_folder(
+    output, lambda folder: hugging_face.write(folder, model.config, values)
+  )
+  _say(f'{found.where} (step {found.step}) written to {output}.')
+  _say(_how_to_load(output, description))
+
+
+def _config_of(found: source.Source) -> str:
+  file = pathlib.Path(found.where).parent.parent / 'config.gin'
+  if not file.is_file():
+    raise errors.UserError(
+      f'{file} is not there, which describes the model; give the model and '
+      'variant files by --gin_file.'
+    )
+  return str(file)
+
+
+def _how_to_load(output: pathlib.Path, description: dict) -> str:
+  if 'auto_map' in description:
+    return (
+      'Load it with transformers.AutoModelForSeq2SeqLM.from_pretrained('
+      f'{str(output)!r}, trust_remote_code=True).'
+    )
+  return (
+    'Load it with transformers.T5ForConditionalGeneration.from_pretrained('
+    f'{str(output)!r}).'
+  )
+
+
+def _say(line: str) -> None:
+  print(line, file=sys.stderr)
+
+
+if __name__ == '__main__':
+  gin_utils.run(main)

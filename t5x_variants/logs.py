@@ -1,0 +1,29 @@
+"""What a person at the terminal sees of the logs of a command."""
+
+import logging
+import sys
+
+from absl import logging as absl_logging
+
+
+def quiet() -> None:
+  """Leaves our own lines and others' warnings, one line each."""
+  # What fails in a library is said by the error it ends in, once.
+  absl_logging.set_verbosity(absl_logging.FATAL)
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter('%(levelname)s: %(message)s'))
+  ours = logging.getLogger('t5x_variants')
+  ours.addHandler(handler)
+  ours.propagate = False
+  ours.setLevel(logging.INFO)
+  sys.unraisablehook = _unraisable
+
+
+def _unraisable(unraisable) -> None:
+  """Drops tensorstore's late answers to a read or write that has failed.
+
+  Orbax has closed the event loop that asked by then; each array of a damaged
+  checkpoint would print a traceback, after the sentence that says so.
+  """
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)

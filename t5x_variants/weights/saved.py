@@ -1,0 +1,169 @@
+"""Our own checkpoints as weights: read from a run, written by an import.
+
+An import has the form of a run directory, `config.gin` and
+`checkpoints/STEP/state`, with nothing but the parameters in the state: a run
+starts from it by INITIAL_CHECKPOINT_PATH, and what reads runs reads it.
+"""
+
+import functools
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+from t5x_variants import errors, runs
+from t5x_variants.weights import source
+
+
+def open_checkpoint(path: str | os.PathLike) -> source.Source:
+  """The weights of a run directory, or of one step of it.
+
+  Args:
+    path: a run directory or an import (its newest checkpoint is taken), or a
+      step's folder, `RUN/checkpoints/STEP`.
+
+  Raises:
+    errors.UserError: there is no checkpoint of ours.
+  """
+  if '://' in str(path):
+    raise errors.UserError(
+      f'The checkpoint {path} is on remote storage; copy it to a local folder '
+      'first.'
+    )
+  folder = pathlib.Path(os.path.abspath(os.path.expanduser(str(path))))
+  if (folder / 'state').is_dir() and folder.name.isdigit():
+    step, run = int(folder.name), folder.parent.parent
+  elif (folder / 'checkpoints').is_dir():
+    run = folder
+    step, folder = runs.newest_checkpoint(run)
+  else:
+    raise errors.UserError(
+      f'{path} holds no checkpoint of t5x_variants: give a run directory, one '
+      'of its checkpoints (RUN/checkpoints/STEP), or what import_t5x or '
+      'import_hf wrote.'
+    )
+  found = open_orbax(folder / 'state', 'params', folder)
+  return source.Source(
+    where=str(folder),
+    step=step,
+    shapes=found.shapes,
+    read=found.read,
+    variant=runs.variant(runs.settings(run)),
+  )
+
+
+def open_orbax(
+  state: pathlib.Path, key: str, folder: pathlib.Path
+) -> source.Source:
+  """The parameters that stand at `key` of a tree that orbax wrote."""
+  tree = _guarded(folder, _metadata, state)
+  if not isinstance(tree, Mapping) or key not in tree:
+    raise errors.UserError(
+      f'The checkpoint {folder} has no parameters: {state} holds no {key!r}.'
+    )
+  flat = traverse_util.flatten_dict(tree[key], sep='/')
+  return source.Source(
+    where=str(folder),
+    step=0,
+    shapes={name: tuple(leaf.shape) for name, leaf in flat.items()},
+    read=functools.partial(_guarded, folder, _read, state, key, tree[key]),
+  )
+
+
+def _metadata(state: pathlib.Path):
+  with ocp.PyTreeCheckpointer() as reader:
+    return reader.metadata(state).item_metadata.tree
+
+
+def _read(state: pathlib.Path, key: str, tree) -> dict[str, np.ndarray]:
+  as_numpy = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
+  )
+  shapes = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree
+  )
+  wanted = ocp.args.PyTreeRestore(
+    {key: shapes}, {key: as_numpy}, partial_restore=True
+  )
+  with ocp.PyTreeCheckpointer() as reader:
+    restored = reader.restore(state, args=wanted)[key]
+  return traverse_util.flatten_dict(restored, sep='/')
+
+
+def _guarded(folder, function, *args):
+  try:
+    return function(*args)
+  except Exception as error:
+    # Which exception a damaged file ends in depends on the file.
+    reason = ' '.join(str(error).split())[:200]
+    raise errors.UserError(
+      f'The checkpoint {folder} cannot be read: {reason}'
+    ) from error
+
+
+def check_output(path: str | None, flag: str = '--output') -> pathlib.Path:
+  """The folder a command is to make; it must be new and local.
+
+  Raises:
+    errors.UserError: none given, remote, or there already.
+  """
+  if not path:
+    raise errors.UserError(f'{flag}=DIR is missing: the folder to write.')
+  if '://' in path:
+    raise errors.UserError(
+      f'{flag}={path} is on remote storage; write to a local folder and copy '
+      'it there.'
+    )
+  folder = pathlib.Path(os.path.abspath(os.path.expanduser(str(path))))
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise errors.UserError(
+      f'{flag}={path} is there already; choose a new folder, or delete it '
+      'first.'
+    )
+  return folder
+
+
+def write_folder(folder: pathlib.Path, write) -> None:
+  """Makes `folder` of what `write(temporary folder)` puts there, or nothing.
+
+  Raises:
+    errors.UserError: it cannot be written.
+  """
+  partial = folder.with_name(f'{folder.name}.partial')
+  try:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write(partial)
+    os.replace(partial, folder)
+  except (OSError, ValueError) as error:
+    shutil.rmtree(partial, ignore_errors=True)
+    reason = ' '.join(str(error).split())[:200]
+    raise errors.UserError(f'Cannot write {folder}: {reason}') from error
+
+
+def write(
+  folder: pathlib.Path, step: int, params: Mapping, config: str
+) -> None:
+  """Writes parameters as a run directory that holds nothing else.
+
+  Args:
+    folder: see `check_output`.
+    step: the step the weights are of.
+    params: the nested tree, numpy.
+    config: text of config.gin.
+  """
+
+  def into(partial: pathlib.Path) -> None:
+    (partial / 'config.gin').write_text(config, encoding='utf-8')
+    with ocp.StandardCheckpointer() as writer:
+      writer.save(
+        partial / f'checkpoints/{step}/state',
+        {'params': params, 'step': np.asarray(step, np.int32)},
+      )
+
+  write_folder(folder, into)
