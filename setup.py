@@ -34,15 +34,20 @@ setup(
     'grain>=0.2.18',
     'jax>=0.7',
     'jaxtyping>=0.2.36',
+    'msgpack>=1.0',
     'numpy>=1.26',
     'optax>=0.2.5',
     'orbax-checkpoint>=0.11.20',
+    'safetensors>=0.5',
     'seqio>=0.0.19',
     'tensorboardX>=2.6.2',
     'tensorflow>=2.16',
     'tensorflow-datasets>=4.9.6',
+    'tensorstore>=0.1.70',
   ],
   extras_require={
+    # Not for export_hf itself: to load what it wrote, and for its tests.
+    'hf': ['torch>=2.6', 'transformers>=5'],
     # The pictures: tools/plot_runs.py and tools/plot_activations.py.
     'plot': ['matplotlib>=3.8'],
     # What checkouts of google-research/t5x and its own need besides.

@@ -22,7 +22,7 @@ import sys
 from absl import flags
 
 from t5x_variants import errors, gin_utils, logs, train_state
-from t5x_variants.weights import fit, hugging_face, saved, source
+from t5x_variants.weights import fit, hf_config, hugging_face, saved, source
 
 flags.DEFINE_string(
   'run',
@@ -50,7 +50,7 @@ def main() -> None:
   model, _ = gin_utils.read_model(
     gin_files, FLAGS.gin_bindings, FLAGS.gin_search_paths
   )
-  description = hugging_face.config_of(model.config)
+  description = hf_config.config_of(model.config)
   shapes, _ = train_state.shapes_and_axes(model)
   cure = 'Give its model and variant files by --gin_file.'
   fit.check(found, shapes, cure)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from absl import flags
 
@@ -26,9 +26,16 @@ def define_flags(what: str) -> None:
 
 
 def run(
-  open_checkpoint: Callable[[str, network.T5Config], source.Source],
+  open_checkpoint: Callable[
+    [str, network.T5Config, Iterable[str]], source.Source
+  ],
 ) -> None:
-  """Imports what --checkpoint names into --output, as the flags say."""
+  """Imports what --checkpoint names into --output, as the flags say.
+
+  Args:
+    open_checkpoint: looks into a path, given the model that should be there
+      and the unrolled names of its parameters.
+  """
   if not FLAGS.checkpoint:
     raise errors.UserError('--checkpoint=PATH is missing: the weights to read.')
   output = saved.check_output(FLAGS.output)
@@ -39,7 +46,8 @@ def run(
     print(config)
   shapes, _ = train_state.shapes_and_axes(model)
   begun = time.perf_counter()
-  found = open_checkpoint(FLAGS.checkpoint, model.config)
+  names = source.unrolled_shapes(fit.shapes_of(shapes))
+  found = open_checkpoint(FLAGS.checkpoint, model.config, names)
   if FLAGS.dry_run:
     fit.check(found, shapes, _CURE)
     print(f'# {found.where} (step {found.step}) is of this model')

@@ -8,6 +8,8 @@
 #                                            which is installed (200 MB)
 #   bash tools/test.sh --t5x                 t5x's launchers, which must be on
 #                                            PYTHONPATH (docs/from_t5x.md)
+#   bash tools/test.sh --hf                  exported models under transformers,
+#                                            which is installed, with torch
 #   PYTHON=python3.12 bash tools/test.sh     with another Python
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,6 +18,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case ${1:-} in
   --tpu) shift; EXTRA=tpu; set -- -n 0 -m tpu_compiler "$@" ;;
   --t5x) shift; EXTRA=t5x; set -- -n 0 -m t5x -s "$@" ;;
+  --hf) shift; EXTRA=hf; set -- -n 0 -m hf "$@" ;;
 esac
 source tools/setup_venv.sh
 # No accelerator is asked for, so none is looked for.

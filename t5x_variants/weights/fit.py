@@ -43,7 +43,7 @@ def exact(found: source.Source, params: Mapping, cure: str) -> Mapping:
   return traverse_util.unflatten_dict(
     {
       name: np.asarray(source.leaf(values, name, shape), np.float32)
-      for name, shape in _shapes(params).items()
+      for name, shape in shapes_of(params).items()
     },
     sep='/',
   )
@@ -53,7 +53,7 @@ def check(found: source.Source, params: Mapping, cure: str) -> None:
   """The part of `exact` that reads no values."""
   lines = checkpoints.differences(
     source.unrolled_shapes(found.shapes),
-    source.unrolled_shapes(_shapes(params)),
+    source.unrolled_shapes(shapes_of(params)),
   )
   if lines:
     raise errors.UserError(
@@ -84,7 +84,7 @@ def initial(
     errors.UserError: it is of another size; or of another variant and that
       was not asked for.
   """
-  wanted = _shapes(params)
+  wanted = shapes_of(params)
   have = source.unrolled_shapes(found.shapes)
   need = source.unrolled_shapes(wanted)
   outside = checkpoints.differences(_outside(have), _outside(need))
@@ -141,7 +141,8 @@ def _not_asked_for(found, variant, other, have, need) -> str:
   )
 
 
-def _shapes(params: Mapping) -> dict[str, source.Shape]:
+def shapes_of(params: Mapping) -> dict[str, source.Shape]:
+  """Shapes by name of a tree of parameters."""
   flat = traverse_util.flatten_dict(params, sep='/')
   return {name: tuple(leaf.shape) for name, leaf in flat.items()}
 

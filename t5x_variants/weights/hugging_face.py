@@ -1,187 +1,37 @@
-"""Folders of Hugging Face transformers: names, config.json, safetensors.
+"""Folders of Hugging Face transformers: written, and read.
 
-transformers' T5 has our parameters under other names and its matrices
-transposed (torch keeps [out, in]); layers are unrolled. The token table is
-`shared.weight`. T5 1.1 has an output matrix of its own and takes the
-decoder's output as it is; T5 1.0 multiplies by the table, after d_model^-0.5.
-config.json says which by `tie_word_embeddings`: false for T5 1.1, and
-transformers 5 takes false to mean 'do not scale'.
-
-`feed_forward_proj` names the block, 'gated-' in front when gated. What
-transformers has no name for goes with modeling_t5x_variants.py, which is
-copied beside the weights and loaded by trust_remote_code=True.
+See `hf_names` for the tensors and `hf_config` for config.json. The weights
+are one safetensors file, in float32; read are also several of them with an
+index, and pytorch_model.bin where torch is installed.
 """
 
 import json
 import pathlib
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from t5x_variants import errors, network
-from t5x_variants.weights import source
+from t5x_variants.weights import hf_config, hf_names, source
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
-MODELING = pathlib.Path(__file__).with_name('modeling_t5x_variants.py')
-MODEL_TYPE = 't5x_variants'
-# transformers' names of our activations, gated and ungated, but for gelu.
-_ACT2FN = {
-  'relu': 'relu',
-  'gelu_exact': 'gelu_python',
+# Other names of the same function.
+_SAME = {
+  'gelu_pytorch_tanh': 'gelu_new',
   'swish': 'silu',
-  'sigmoid': 'sigmoid',
-  'linear': 'linear',
-  'squared_relu': 'relu2',
+  'gated-gelu_new': 'gated-gelu',
+  'gated-gelu_pytorch_tanh': 'gated-gelu',
+  'gated-swish': 'gated-silu',
 }
-# Those that modeling_t5x_variants.py computes.
-LEARNED = ('xielu', 'rational', 'polyrelu', 'polynorm')
-# Ours, where T5's config leaves a choice.
-_FIXED = {
-  'relative_attention_num_buckets': 32,
-  'relative_attention_max_distance': 128,
-  'layer_norm_epsilon': 1e-6,
-}
-_ATTENTION = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
-_SUBLAYERS = {
-  'encoder': {'attention': (0, 'SelfAttention'), 'mlp': (1, None)},
-  'decoder': {
-    'self_attention': (0, 'SelfAttention'),
-    'encoder_decoder_attention': (1, 'EncDecAttention'),
-    'mlp': (2, None),
-  },
-}
-_NORMS = {
-  'pre_attention_layer_norm': 0,
-  'pre_self_attention_layer_norm': 0,
-  'pre_cross_attention_layer_norm': 1,
-}
-_LAYER = re.compile(r'(encoder|decoder)/layers_(\d+)/(.+)')
-
-
-def name_of(name: str) -> tuple[str, bool]:
-  """transformers' name of a parameter, and whether it is transposed there.
-
-  Args:
-    name: of an unrolled model, `encoder/layers_0/mlp/wi_0/kernel`.
-  """
-  if name == 'token_embedder/embedding':
-    return 'shared.weight', False
-  if name == 'decoder/logits_dense/kernel':
-    return 'lm_head.weight', True
-  found = _LAYER.fullmatch(name)
-  if not found:
-    stack, what = name.split('/', 1)
-    if what == 'relpos_bias/rel_embedding':
-      where = 'block.0.layer.0.SelfAttention.relative_attention_bias'
-      return f'{stack}.{where}.weight', True
-    return f'{stack}.final_layer_norm.weight', False
-  stack, layer, what = found.groups()
-  inside, transposed = _within_layer(stack, what)
-  return f'{stack}.block.{layer}.layer.{inside}', transposed
-
-
-def _within_layer(stack: str, what: str) -> tuple[str, bool]:
-  part, *rest = what.split('/')
-  if part.endswith('_layer_norm'):
-    index = _NORMS.get(part, len(_SUBLAYERS[stack]) - 1)
-    return f'{index}.layer_norm.weight', False
-  index, attention = _SUBLAYERS[stack][part]
-  if attention:
-    return f'{index}.{attention}.{_ATTENTION[rest[0]]}.weight', True
-  if rest[0] == 'activation':
-    return f'{index}.DenseReluDense.act.{rest[1]}', False
-  return f'{index}.DenseReluDense.{rest[0]}.weight', True
-
-
-def feed_forward_proj(config: network.T5Config) -> tuple[str, bool]:
-  """What config.json calls the block, and whether transformers knows it.
-
-  Raises:
-    errors.UserError: neither transformers nor our modeling file has it.
-  """
-  name = config.activation.name
-  base = name.partition('(')[0]
-  gated = 'gated-' if config.gated else ''
-  if name == 'gelu':
-    # Gated, T5 has always read 'gelu' as the tanh form.
-    return gated + ('gelu' if gated else 'gelu_new'), True
-  if name in _ACT2FN:
-    return gated + _ACT2FN[name], True
-  if base in LEARNED:
-    return gated + base, False
-  raise errors.UserError(
-    f'The activation {name!r} has no counterpart in transformers; those that '
-    f'can be exported are {", ".join(["gelu", *_ACT2FN, *LEARNED])}. For '
-    'another one, write its formula into a copy of '
-    'modeling_t5x_variants.py.'
-  )
-
-
-def config_of(config: network.T5Config) -> dict:
-  """config.json of a model.
-
-  Raises:
-    errors.UserError: the block cannot be expressed.
-  """
-  projection, known = feed_forward_proj(config)
-  result = {
-    'architectures': ['T5ForConditionalGeneration'],
-    'model_type': 't5',
-    'vocab_size': config.vocab_size,
-    'd_model': config.emb_dim,
-    'd_kv': config.head_dim,
-    'd_ff': config.mlp_dim,
-    'num_layers': config.num_encoder_layers,
-    'num_decoder_layers': config.num_decoder_layers,
-    'num_heads': config.num_heads,
-    **_FIXED,
-    'dropout_rate': config.dropout_rate,
-    'feed_forward_proj': projection,
-    'is_encoder_decoder': True,
-    'tie_word_embeddings': config.logits_via_embedding,
-    'dtype': 'float32',
-    'use_cache': True,
-    **_token_ids(),
-  }
-  if known:
-    return result
-  name = config.activation.name
-  version = re.search(r'version=(\w)', name)
-  lengths = {k: len(v) for k, v in config.activation.init().items()}
-  return result | {
-    'architectures': ['T5VariantsForConditionalGeneration'],
-    'model_type': MODEL_TYPE,
-    'auto_map': {
-      'AutoConfig': f'{MODELING.stem}.T5VariantsConfig',
-      'AutoModelForSeq2SeqLM': (
-        f'{MODELING.stem}.T5VariantsForConditionalGeneration'
-      ),
-    },
-    'activation': {
-      'name': name.partition('(')[0],
-      'version': version[1] if version else 'A',
-      'coefficients': lengths,
-    },
-  }
-
-
-def _token_ids() -> dict[str, int]:
-  """Of T5, and of seqio's vocabularies."""
-  return {
-    'pad_token_id': 0,
-    'eos_token_id': 1,
-    'decoder_start_token_id': 0,
-  }
 
 
 def tensors_of(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """transformers' tensors of a model's unrolled parameters, float32."""
+  """Their tensors of a model's unrolled parameters, float32."""
   result = {}
   for name, value in values.items():
-    theirs, transposed = name_of(name)
+    theirs, transposed = hf_names.name_of(name)
     value = np.asarray(value, np.float32)
     result[theirs] = np.ascontiguousarray(value.T if transposed else value)
   return result
@@ -193,12 +43,12 @@ def write(
   values: Mapping[str, np.ndarray],
 ) -> None:
   """Writes what transformers loads, into a folder that is there."""
-  described = config_of(config)
+  described = hf_config.config_of(config)
   _write_json(folder / CONFIG, described)
-  _write_json(folder / 'generation_config.json', _token_ids())
+  _write_json(folder / 'generation_config.json', hf_config.TOKEN_IDS)
   if 'auto_map' in described:
-    text = MODELING.read_text(encoding='utf-8')
-    (folder / MODELING.name).write_text(text, encoding='utf-8')
+    text = hf_config.MODELING.read_text(encoding='utf-8')
+    (folder / hf_config.MODELING.name).write_text(text, encoding='utf-8')
   safetensors.numpy.save_file(
     tensors_of(values), folder / WEIGHTS, metadata={'format': 'pt'}
   )
@@ -208,12 +58,15 @@ def _write_json(path: pathlib.Path, content: dict) -> None:
   path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
 
 
-def open_folder(path: str, config: network.T5Config) -> source.Source:
+def open_folder(
+  path: str, config: network.T5Config, names: Iterable[str]
+) -> source.Source:
   """Looks into a folder of transformers, and compares it with a model.
 
   Args:
     path: a local folder with config.json.
     config: the model it should be.
+    names: that model's unrolled parameters.
 
   Raises:
     errors.UserError: there is none, its files are damaged, or config.json
@@ -223,7 +76,7 @@ def open_folder(path: str, config: network.T5Config) -> source.Source:
   theirs = _read_config(path, folder)
   shapes, read = _weights(folder)
   _check_function(folder, theirs, config)
-  names = _ours(shapes, config)
+  names = _ours(shapes, names, config)
   return source.Source(
     where=str(folder),
     step=0,
@@ -254,17 +107,14 @@ def _check_function(
   folder: pathlib.Path, theirs: dict, config: network.T5Config
 ) -> None:
   """Compares what the shapes of tensors do not tell."""
-  ours = config_of(config)
-  absent = {'feed_forward_proj': 'relu', 'tie_word_embeddings': True, **_FIXED}
+  ours = hf_config.config_of(config)
+  absent = {'feed_forward_proj': 'relu'} | hf_config.FIXED
+  keys = ('num_heads', 'd_kv', 'feed_forward_proj', 'activation')
   lines = []
-  for key in ('num_heads', 'd_kv', 'feed_forward_proj', 'activation', *_FIXED):
+  for key in (*keys, *hf_config.FIXED):
     have, need = theirs.get(key, absent.get(key)), ours.get(key)
     if key == 'feed_forward_proj':
-      # Two names of the same function.
-      have = {'gelu_pytorch_tanh': 'gelu_new', 'swish': 'silu'}.get(have, have)
-      have = {'gated-gelu_new': 'gated-gelu', 'gated-swish': 'gated-silu'}.get(
-        have, have
-      )
+      have = _SAME.get(have, have)
     if have != need:
       lines.append(f'  {key}: {have!r} there, {need!r} in this model')
   scales = theirs.get('scale_decoder_outputs')
@@ -285,39 +135,19 @@ def _check_function(
 
 
 def _ours(
-  shapes: Mapping[str, source.Shape], config: network.T5Config
+  shapes: Mapping[str, source.Shape],
+  names: Iterable[str],
+  config: network.T5Config,
 ) -> dict[str, tuple[str, bool]]:
-  """Our name of each of their tensors; theirs where there is none."""
-  blocks = range(max(config.num_encoder_layers, config.num_decoder_layers))
-  mlp = ('wi', 'wi_0', 'wi_1', 'wo')
-  known = [
-    'token_embedder/embedding',
-    'decoder/logits_dense/kernel',
-    *(f'{s}/relpos_bias/rel_embedding' for s in _SUBLAYERS),
-    *(f'{s}/{s}_norm/scale' for s in _SUBLAYERS),
-  ]
-  for stack, sublayers in _SUBLAYERS.items():
-    norms = ['pre_mlp_layer_norm']
-    norms += (
-      ['pre_attention_layer_norm']
-      if stack == 'encoder'
-      else ['pre_self_attention_layer_norm', 'pre_cross_attention_layer_norm']
-    )
-    inside = [f'{norm}/scale' for norm in norms]
-    inside += [
-      f'{part}/{kernel}/kernel'
-      for part in sublayers
-      for kernel in (mlp if part == 'mlp' else _ATTENTION)
-    ]
-    inside += [f'mlp/activation/{c}' for c in config.activation.init()]
-    known += [f'{stack}/layers_{i}/{what}' for i in blocks for what in inside]
+  """Our name of each of their tensors; theirs where we have none."""
   table = {}
-  for ours in known:
-    theirs, transposed = name_of(ours)
+  for ours in names:
+    theirs, transposed = hf_names.name_of(ours)
     table[theirs] = ours, transposed
+  # The token table once more.
   skip = {'encoder.embed_tokens.weight', 'decoder.embed_tokens.weight'}
   if config.logits_via_embedding:
-    skip.add('lm_head.weight')  # The table once more.
+    skip.add('lm_head.weight')
   return {
     name: table.get(name, (name, False)) for name in shapes if name not in skip
   }

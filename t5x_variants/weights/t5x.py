@@ -31,19 +31,17 @@ _FILE = 'checkpoint'
 _SPEC = {'driver', 'kvstore'}
 
 
-def open_checkpoint(path: str, config=None) -> source.Source:
+def open_checkpoint(path: str) -> source.Source:
   """Looks into a checkpoint of t5x.
 
   Args:
     path: `checkpoint_STEP`, the file `checkpoint` in it, or a folder with
       several of them, of which the newest is taken; local, or a step's folder
       on gs:// in the msgpack form.
-    config: not used: t5x writes none of it down.
 
   Raises:
     errors.UserError: there is none, or its msgpack is damaged.
   """
-  del config
   path = path.rstrip('/').removesuffix(f'/{_FILE}')
   if '://' in path and not path.startswith('gs://'):
     raise errors.UserError(
