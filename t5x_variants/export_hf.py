@@ -21,7 +21,7 @@ import sys
 
 from absl import flags
 
-from t5x_variants import errors, gin_utils, logs, train_state
+from t5x_variants import errors, gin_utils, logs, network, train_state
 from t5x_variants.weights import fit, hf_config, hugging_face, saved, source
 
 flags.DEFINE_string(
@@ -37,6 +37,7 @@ gin_utils.define_flags()
 # So that --help shows them.
 flags.adopt_module_key_flags(gin_utils)
 FLAGS = flags.FLAGS
+_CURE = 'Give its model and variant files by --gin_file.'
 
 
 def main() -> None:
@@ -46,14 +47,16 @@ def main() -> None:
     raise errors.UserError('--run=DIR is missing: the run to export.')
   output = saved.check_output(FLAGS.output)
   found = saved.open_checkpoint(FLAGS.run)
-  gin_files = FLAGS.gin_file or [_config_of(found)]
-  model, _ = gin_utils.read_model(
-    gin_files, FLAGS.gin_bindings, FLAGS.gin_search_paths
-  )
+  model = _model_of(found)
   description = hf_config.config_of(model.config)
   shapes, _ = train_state.shapes_and_axes(model)
-  cure = 'Give its model and variant files by --gin_file.'
-  fit.check(found, shapes, cure)
+  fit.check(found, shapes, _CURE)
+  variant = fit.variant_of(model.config)
+  if None not in (found.variant, variant) and found.variant != variant:
+    raise errors.UserError(
+      f'{found.where} is a checkpoint of {found.variant}, the gin files are of '
+      f'{variant}. {_CURE}'
+    )
   if FLAGS.dry_run:
     print(description)
     return
@@ -65,14 +68,23 @@ def main() -> None:
   _say(_how_to_load(output, description))
 
 
-def _config_of(found: source.Source) -> str:
+def _model_of(found: source.Source) -> network.Transformer:
+  """The network that --gin_file or the run's own config.gin describes."""
   file = pathlib.Path(found.where).parent.parent / 'config.gin'
-  if not file.is_file():
+  if not FLAGS.gin_file and not file.is_file():
     raise errors.UserError(
-      f'{file} is not there, which describes the model; give the model and '
-      'variant files by --gin_file.'
+      f'{file} is not there, which describes the model. {_CURE}'
     )
-  return str(file)
+  try:
+    model, _ = gin_utils.read_model(
+      FLAGS.gin_file or [str(file)], FLAGS.gin_bindings, FLAGS.gin_search_paths
+    )
+  except errors.UserError as error:
+    if FLAGS.gin_file:
+      raise
+    # It may be of an older version of this package.
+    raise errors.UserError(f'{error} {_CURE}') from error
+  return model
 
 
 def _how_to_load(output: pathlib.Path, description: dict) -> str:

@@ -283,7 +283,15 @@ def test_the_words_for_a_variant():
   assert variant_of(**RATIONAL) == 'Rational GLU'
   assert variant_of(activation='polynorm', gated=False) == 'PolyNorm'
   made = activations.rational.rational(version='B')
-  assert variant_of(activation=made, gated=False) == 'Rational'
+  assert variant_of(activation=made, gated=False) == 'Rational (version B)'
+  settings = {
+    'ACTIVATION': '@rational.rational()',
+    'GATED': 'True',
+    'ACTIVATION/rational.rational.version': "'A'",
+  }
+  assert saved.variant_of(settings) == variant_of(**RATIONAL)
+  settings['ACTIVATION/rational.rational.version'] = "'B'"
+  assert saved.variant_of(settings) == 'Rational GLU (version B)'
 
 
 @pytest.mark.parametrize('scan', [False, True])

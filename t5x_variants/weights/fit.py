@@ -12,16 +12,20 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from flax import traverse_util
 
-from t5x_variants import checkpoints, errors, runs
-from t5x_variants.weights import source
+from t5x_variants import checkpoints, errors
+from t5x_variants.weights import saved, source
 
 _COEFFICIENTS = '/mlp/activation/'
 
 
 def variant_of(config) -> str | None:
-  """The name of a model's feed-forward block, as `runs.variant` gives it."""
-  name = config.activation.name.partition('(')[0]
-  return runs.variant({'ACTIVATION': name, 'GATED': str(config.gated)})
+  """The name of a model's feed-forward block, as `saved.variant_of` gives it."""
+  name, _, options = config.activation.name.partition('(')
+  settings = {'ACTIVATION': name, 'GATED': str(config.gated)}
+  version = re.search(r'version=(\w)', options)
+  if version:
+    settings['rational.rational.version'] = repr(version[1])
+  return saved.variant_of(settings)
 
 
 def exact(found: source.Source, params: Mapping, cure: str) -> Mapping:

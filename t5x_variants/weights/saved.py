@@ -53,8 +53,21 @@ def open_checkpoint(path: str | os.PathLike) -> source.Source:
     step=step,
     shapes=found.shapes,
     read=found.read,
-    variant=runs.variant(runs.settings(run)),
+    variant=variant_of(runs.settings(run)),
   )
+
+
+def variant_of(settings: Mapping[str, str]) -> str | None:
+  """`runs.variant` with the version of a rational: 'Rational (version B)'.
+
+  The versions' coefficients have the same shapes and mean other functions.
+  """
+  name = runs.variant(settings)
+  for key, value in settings.items():
+    version = value.strip('\'"')
+    if key.endswith('rational.rational.version') and version != 'A':
+      return f'{name} (version {version})'
+  return name
 
 
 def open_orbax(

@@ -27,7 +27,7 @@ class Source:
     shapes: every parameter by name, scanned or unrolled.
     read: reads the values, by the same names; a UserError when a file is
       damaged.
-    variant: the name of its feed-forward block, as `runs.variant` gives it;
+    variant: the name of its feed-forward block, as `saved.variant_of` gives it;
       None where that is not known.
   """
 

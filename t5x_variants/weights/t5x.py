@@ -29,6 +29,7 @@ from t5x_variants.weights import saved, source
 _log = logging.getLogger('t5x_variants')
 _FILE = 'checkpoint'
 _SPEC = {'driver', 'kvstore'}
+_PATIENCE = 60  # seconds, for a bucket to answer
 
 
 def open_checkpoint(path: str) -> source.Source:
@@ -102,7 +103,12 @@ def _tree(path: str, store: dict) -> Mapping:
   """The content of the msgpack file, from `optimizer` on."""
   try:
     files = tensorstore.KvStore.open(store).result()
-    found = files.read(_FILE).result()
+    found = files.read(_FILE).result(timeout=_PATIENCE)
+  except TimeoutError as error:
+    raise errors.UserError(
+      f'{path} was not reached within {_PATIENCE} seconds; copy it to a local '
+      'folder (gcloud storage cp -r) and give that.'
+    ) from error
   except ValueError as error:
     raise errors.UserError(
       f'{path}/{_FILE} cannot be read: {_short(error)}'
