@@ -328,6 +328,8 @@ def test_the_byte_vocabulary_is_byt5s():
   assert theirs(text).input_ids == [*ours.encode(text), ours.eos_id]
   assert len(theirs) == ours.vocab_size == 359
   assert theirs.pad_token_id == ours.pad_id
+  assert theirs.convert_tokens_to_ids('<extra_id_0>') == 259
+  assert vocabularies.num_sentinels(ours) == 100  # From 358 down.
 
 
 def test_both_lists_of_learned_activations_agree():

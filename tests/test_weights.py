@@ -518,6 +518,7 @@ def t5x_state(t5x_module, **options):
   return model.module, state, initializer, partitioner, modules['checkpoints']
 
 
+@pytest.mark.t5x
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('form', ['legacy', 'orbax'])
 @pytest.mark.parametrize('tied', [False, True])

@@ -19,7 +19,7 @@ _COEFFICIENTS = '/mlp/activation/'
 
 
 def variant_of(config) -> str | None:
-  """The name of a model's feed-forward block, as `saved.variant_of` gives it."""
+  """The name of a model's block, as `saved.variant_of` gives it."""
   name, _, options = config.activation.name.partition('(')
   settings = {'ACTIVATION': name, 'GATED': str(config.gated)}
   version = re.search(r'version=(\w)', options)

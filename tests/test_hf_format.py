@@ -1,0 +1,244 @@
+"""Folders of transformers, looked at without it."""
+
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+from t5x_variants import activations, errors, network, train_state
+from t5x_variants.weights import fit, hf_config, hf_names, hugging_face, source
+
+SIZES = {
+  'vocab_size': 40,
+  'emb_dim': 8,
+  'num_heads': 2,
+  'num_encoder_layers': 2,
+  'num_decoder_layers': 2,
+  'head_dim': 3,
+  'mlp_dim': 12,
+}
+CONFIG = network.T5Config(**SIZES)  # GEGLU
+# What T5 1.1 of that size has in transformers, read off its state_dict.
+INSIDE = {
+  'layer.0.layer_norm.weight': (8,),
+  'layer.0.SelfAttention.q.weight': (6, 8),
+  'layer.0.SelfAttention.k.weight': (6, 8),
+  'layer.0.SelfAttention.v.weight': (6, 8),
+  'layer.0.SelfAttention.o.weight': (8, 6),
+}
+CROSS = {
+  'layer.1.layer_norm.weight': (8,),
+  'layer.1.EncDecAttention.q.weight': (6, 8),
+  'layer.1.EncDecAttention.k.weight': (6, 8),
+  'layer.1.EncDecAttention.v.weight': (6, 8),
+  'layer.1.EncDecAttention.o.weight': (8, 6),
+}
+MLP = {
+  'layer_norm.weight': (8,),
+  'DenseReluDense.wi_0.weight': (12, 8),
+  'DenseReluDense.wi_1.weight': (12, 8),
+  'DenseReluDense.wo.weight': (8, 12),
+}
+
+
+def theirs():
+  """Names and shapes of transformers' T5 1.1."""
+  shapes = {'shared.weight': (40, 8), 'lm_head.weight': (40, 8)}
+  for stack, inside in (
+    ('encoder', INSIDE | {f'layer.1.{k}': v for k, v in MLP.items()}),
+    ('decoder', INSIDE | CROSS | {f'layer.2.{k}': v for k, v in MLP.items()}),
+  ):
+    where = f'{stack}.block.0.layer.0.SelfAttention'
+    shapes[f'{where}.relative_attention_bias.weight'] = (32, 2)
+    shapes[f'{stack}.final_layer_norm.weight'] = (8,)
+    for index in range(2):
+      shapes |= {f'{stack}.block.{index}.{k}': v for k, v in inside.items()}
+  return shapes
+
+
+def shapes_of(config):
+  return train_state.shapes_and_axes(network.Transformer(config))[0]
+
+
+def random_values(config):
+  generator = np.random.default_rng(0)
+  return {
+    name: generator.normal(size=shape).astype(np.float32)
+    for name, shape in fit.shapes_of(shapes_of(config)).items()
+  }
+
+
+@pytest.fixture
+def folder(tmp_path):
+  hugging_face.write(tmp_path, CONFIG, random_values(CONFIG))
+  return tmp_path
+
+
+def opened(folder, config=CONFIG):
+  names = source.unrolled_shapes(fit.shapes_of(shapes_of(config)))
+  return hugging_face.open_folder(str(folder), config, names)
+
+
+def test_names_and_shapes_are_theirs():
+  tensors = hugging_face.tensors_of(random_values(CONFIG))
+  assert {name: value.shape for name, value in tensors.items()} == theirs()
+
+
+@pytest.mark.parametrize('scan', [False, True])
+@pytest.mark.parametrize('activation', ['gelu', 'rational', 'polynorm'])
+def test_there_and_back(activation, scan, tmp_path):
+  config = network.T5Config(**SIZES, activation=activation, scan_layers=scan)
+  values = random_values(config)
+  hugging_face.write(tmp_path, config, source.unrolled(values))
+  params = fit.exact(opened(tmp_path, config), shapes_of(config), '')
+  expected = traverse_util.unflatten_dict(values, sep='/')
+  jax.tree.map(np.testing.assert_array_equal, params, expected)
+  files = {path.name for path in tmp_path.iterdir()}
+  assert ('modeling_t5x_variants.py' in files) == (activation != 'gelu')
+
+
+@pytest.mark.parametrize(
+  'activation, gated, projection',
+  [
+    ('relu', False, 'relu'),
+    ('gelu', False, 'gelu_new'),
+    ('swish', False, 'silu'),
+    ('sigmoid', True, 'gated-sigmoid'),
+    ('linear', True, 'gated-linear'),
+    ('relu', True, 'gated-relu'),
+    ('gelu', True, 'gated-gelu'),
+    ('swish', True, 'gated-silu'),
+    ('squared_relu', False, 'relu2'),
+    ('gelu_exact', True, 'gated-gelu_python'),
+  ],
+)
+def test_what_transformers_has_a_name_for(activation, gated, projection):
+  config = network.T5Config(**SIZES, activation=activation, gated=gated)
+  assert hf_config.feed_forward_proj(config) == (projection, True)
+  described = hf_config.config_of(config)
+  assert described['model_type'] == 't5' and 'auto_map' not in described
+  assert described['tie_word_embeddings'] is False
+
+
+def test_what_goes_with_code():
+  made = activations.rational.rational(version='C')
+  config = network.T5Config(**SIZES, activation=made, gated=False)
+  described = hf_config.config_of(config)
+  assert described['activation'] == {
+    'name': 'rational',
+    'version': 'C',
+    'coefficients': {'numerator': 6, 'denominator': 5},
+  }
+  # So that nothing but that code can load it.
+  assert described['model_type'] != 't5'
+  assert described['feed_forward_proj'] == 'rational'
+
+
+def test_every_row_of_the_table_can_be_exported():
+  for name in activations.names():
+    hf_config.config_of(network.T5Config(**SIZES, activation=name))
+
+
+def test_what_cannot_be_expressed_is_refused(tmp_path):
+  own = activations.define('mine', lambda z, c: z, paper='none')
+  config = network.T5Config(**SIZES, activation=own)
+  with pytest.raises(errors.UserError, match="'mine' has no counterpart"):
+    hugging_face.write(tmp_path, config, random_values(config))
+  assert not list(tmp_path.iterdir())
+
+
+def change_config(**changes):
+  def act(folder):
+    file = folder / 'config.json'
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps(content))
+
+  return act
+
+
+def change_tensors(change):
+  def act(folder):
+    file = folder / 'model.safetensors'
+    tensors = safetensors.numpy.load_file(file)
+    change(tensors)
+    safetensors.numpy.save_file(tensors, file)
+
+  return act
+
+
+@pytest.mark.parametrize(
+  'damage, said',
+  [
+    (
+      lambda folder: os.truncate(folder / 'model.safetensors', 2000),
+      'truncated or no safetensors file',
+    ),
+    (
+      lambda folder: os.truncate(folder / 'config.json', 50),
+      'config.json is no JSON',
+    ),
+    (lambda folder: (folder / 'config.json').unlink(), 'holds no config.json'),
+    (
+      lambda folder: (folder / 'model.safetensors').unlink(),
+      'holds no weights',
+    ),
+    (
+      change_config(feed_forward_proj='gated-silu'),
+      "'gated-silu' there, 'gated-gelu' in this model",
+    ),
+    (change_config(num_heads=3, d_kv=2), 'num_heads: 3 there, 2 in this model'),
+    (change_config(tie_word_embeddings=True), 'tie_word_embeddings'),
+    (
+      change_config(relative_attention_max_distance=256),
+      'relative_attention_max_distance: 256 there, 128',
+    ),
+    (
+      change_tensors(lambda tensors: tensors.pop('lm_head.weight')),
+      'decoder/logits_dense/kernel: absent in the checkpoint',
+    ),
+    (
+      change_tensors(lambda tensors: tensors.update(extra=np.zeros(3))),
+      r'extra: \[3\] in the checkpoint, absent in this model',
+    ),
+    (
+      change_tensors(
+        lambda tensors: tensors.update(
+          {'encoder.final_layer_norm.weight': np.zeros(9, np.float32)}
+        )
+      ),
+      r'encoder/encoder_norm/scale: \[9\] in the checkpoint, \[8\]',
+    ),
+  ],
+)
+def test_a_folder_that_is_not_this_model(folder, damage, said):
+  damage(folder)
+  with pytest.raises(errors.UserError, match=said):
+    fit.exact(opened(folder), shapes_of(CONFIG), '')
+
+
+def test_what_other_versions_of_transformers_write(folder):
+  """Other words for the same, and the table three times over."""
+  change_config(
+    feed_forward_proj='gated-gelu_new',
+    tie_word_embeddings=True,
+    scale_decoder_outputs=False,
+  )(folder)
+
+  def repeat(tensors):
+    for stack in ('encoder', 'decoder'):
+      tensors[f'{stack}.embed_tokens.weight'] = tensors['shared.weight'].copy()
+
+  change_tensors(repeat)(folder)
+  params = fit.exact(opened(folder), shapes_of(CONFIG), '')
+  expected = traverse_util.unflatten_dict(random_values(CONFIG), sep='/')
+  jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def test_no_two_parameters_share_a_name():
+  for activation in ('rational', 'polynorm', 'xielu'):
+    names = random_values(network.T5Config(**SIZES, activation=activation))
+    assert len({hf_names.name_of(name)[0] for name in names}) == len(names)
