@@ -123,7 +123,9 @@ class MlpBlock(nn.Module):
       activation,
       self.gated,
       save=self.save,
-      implementation=self.implementation,
+      # Parameters are made anywhere: t5x asks for their shapes before it enters
+      # its mesh, which a kernel needs to know.
+      implementation='xla' if self.is_initializing() else self.implementation,
       on_hidden=None if deterministic else self._dropout(),
       constrain=lambda h: layers.constrain(h, 'batch', 'length', 'mlp'),
     )

@@ -607,7 +607,9 @@ def test_the_block_passes_its_choices_on(monkeypatch):
     8, implementation='pallas', save='inputs', dropout_rate=0.5
   )
   variables = block.init(jax.random.key(0), x, deterministic=True)
+  block.apply(variables, x, deterministic=True)
   block.apply(variables, x, rngs={'dropout': jax.random.key(1)})
-  still, dropped = seen
+  initial, still, dropped = seen
+  assert initial['implementation'] == 'xla'
   assert still['implementation'] == 'pallas' and still['save'] == 'inputs'
   assert still['on_hidden'] is None and dropped['on_hidden'] is not None
