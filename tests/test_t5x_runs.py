@@ -161,8 +161,8 @@ def test_train_restart_evaluate_score_and_predict(variant, launch, tmp_path):
   for name, value in end.items():
     print(variant, name, start[name], '->', value)
     np.testing.assert_allclose(start[name], initial[name.split('/')[-1]])
-    # Adafactor's step is relative to the RMS: from 0, a thousandth as large.
-    least = 1e-3 if np.any(start[name]) else 1e-4
+    # Adafactor's steps are relative to the RMS: from 0 they are tiny.
+    least = 1e-3 if np.any(start[name]) else 1e-5
     assert np.abs(value - start[name]).max() > least, name
   # One set per layer: they went different ways.
   assert len({str(v) for v in end.values()}) == len(end)
