@@ -108,6 +108,16 @@ def explain(error: Exception, where: str) -> str:
   return f'{where}: {" ".join(text.split())}'
 
 
+def for_t5x(path: str) -> str:
+  """Which file to take here in place of one for t5x's launcher."""
+  if pathlib.PurePath(path).parent.name != 't5x':
+    return ''
+  return (
+    f' {path} is for python -m t5x.train and its like (docs/from_t5x.md); here '
+    'take a file of gin/runs.'
+  )
+
+
 def _choice(name: str, names: Sequence[str], what: str) -> str:
   """The names there are, the nearest one first."""
   near = difflib.get_close_matches(name, names, n=1)

@@ -138,7 +138,8 @@ def _parse_file(path: str, search_paths: Sequence[str]) -> None:
       f'{gin_hints.VALUES}'
     ) from error
   except _GIN_ERRORS as error:
-    raise errors.UserError(gin_hints.explain(error, path)) from error
+    hint = gin_hints.for_t5x(path)
+    raise errors.UserError(gin_hints.explain(error, path) + hint) from error
 
 
 def _parse_binding(binding: str) -> None:

@@ -75,6 +75,10 @@ SLIPS = {
     command('--gin_file=gin/variants'),
     ["'gin/variants'", 'gin/variants/swiglu.gin'],
   ),
+  "a file of the other launcher's": (
+    command('--gin_file=gin/t5x/pretrain.gin'),
+    ['gin/t5x/pretrain.gin', 'python -m t5x.train', 'file of gin/runs'],
+  ),
   'unknown macro': (
     command('--gin.TRIAN_STEPS=7'),
     ['--gin.TRIAN_STEPS', 'Did you mean TRAIN_STEPS?', 'BATCH_SIZE, '],
