@@ -237,7 +237,7 @@ def test_agrees_with_t5x(wanted, coefficients, t5x_module, record_property):
   if coefficients is not None:  # t5x has no group for them: all others agree.
     theirs = {k: v for k, v in theirs.items() if not is_coefficient(k)}
   differences = worst(ours, theirs)
-  record_property('largest_difference', max(differences.values()))
+  record_property('largest_difference', float(max(differences.values())))
   print('largest difference to t5x:', max(differences.values()))
   assert max(differences.values()) < 1e-6, differences
 

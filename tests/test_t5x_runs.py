@@ -252,6 +252,34 @@ def test_t5x_s_run_file_with_our_model(launch, tmp_path):
   assert len(coefficients(tmp_path / 'run' / 'checkpoint_2')) == 8
 
 
+def test_a_scanned_model_trains_and_is_searched_by_beams(launch, tmp_path):
+  """Coefficients as [layers, K], Adafactor's batch axis; the cache's too."""
+  scanned = {'SCAN_LAYERS': True, 'REMAT_POLICY': 'minimal'}
+  run = tmp_path / 'run'
+  train(launch, run, 'polynorm', 10, CHECKPOINT_PERIOD=10, **scanned)
+  found = coefficients(run / 'checkpoint_10')
+  assert {k: v.shape for k, v in found.items()} == {
+    f'{stack}/layers/mlp/activation/{name}': (2, size)
+    for stack in ('encoder', 'decoder')
+    for name, size in (('weight', 3), ('bias', 1))
+  }
+  for value in found.values():
+    assert len(np.unique(value, axis=0)) == 2
+  launch(
+    'infer',
+    *files('polynorm', 'infer'),
+    *bindings(
+      CHECKPOINT_PATH=str(run / 'checkpoint_10'),
+      INFER_OUTPUT_DIR=str(run / 'predict'),
+      BEAM_SIZE=3,
+      TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 16},
+      BATCH_SIZE=64,
+      **scanned,
+    ),
+  )
+  assert len(records(run / 'predict', '*.jsonl-00000-of-00001')) > 100
+
+
 THEIR_FILES = (
   '--gin_file=theirs.gin',
   '--gin_file=t5x/configs/runs/pretrain.gin',
