@@ -1,5 +1,6 @@
 """Folders of transformers, looked at without it."""
 
+import functools
 import json
 import os
 
@@ -60,6 +61,7 @@ def theirs():
   return shapes
 
 
+@functools.cache
 def shapes_of(config):
   return train_state.shapes_and_axes(network.Transformer(config))[0]
 
