@@ -495,7 +495,7 @@ def test_a_checkpoint_of_another_model_is_refused(tools, activation_run):
   for change in ({'mlp_dim': 24}, {'num_decoder_layers': 3}):
     config = dataclasses.replace(model.config, **change)
     other = network.Transformer(config)
-    with pytest.raises(errors.UserError, match='is not of the model'):
+    with pytest.raises(errors.UserError, match='not a checkpoint of this'):
       tools['activations'].read_params(str(folder), other)
   step, params = tools['activations'].read_params(str(folder), model)
   assert step == 10

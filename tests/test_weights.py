@@ -58,7 +58,9 @@ def random_values(shapes, seed=0):
   }
 
 
-def write_t5x(folder, values, *, step=7, remote=False, inside=()):
+def write_t5x(
+  folder, values, *, step=7, remote=False, inside=(), dtype='float32'
+):
   """A step as t5x writes it, from the description of the format.
 
   Args:
@@ -67,6 +69,7 @@ def write_t5x(folder, values, *, step=7, remote=False, inside=()):
     step: the step.
     remote: the way of a checkpoint that was written to a bucket.
     inside: names that stand in the msgpack file itself.
+    dtype: of the tensors.
 
   Returns:
     The step's folder.
@@ -86,13 +89,13 @@ def write_t5x(folder, values, *, step=7, remote=False, inside=()):
     tensorstore.open(
       {
         'driver': 'zarr',
-        'dtype': 'float32',
+        'dtype': dtype,
         'kvstore': {'driver': 'file', 'path': str(path / where)},
         'metadata': metadata,
       },
       create=True,
-    ).result().write(value).result()
-    leaf = {'driver': 'zarr', 'dtype': 'float32', 'metadata': metadata}
+    ).result().write(value.astype(dtype)).result()
+    leaf = {'driver': 'zarr', 'dtype': dtype, 'metadata': metadata}
     if remote:
       bucket = {'bucket': 't5x-dummy-bucket', 'driver': 'gcs'}
       leaf |= {'kvstore': bucket, 'path': where}
@@ -123,6 +126,25 @@ def test_a_t5x_checkpoint_in_any_form(scan, scan_source, remote, tmp_path):
   elif scan and not scan_source:
     same = network.stack_layers(same)
   jax.tree.map(np.testing.assert_array_equal, params, same)
+
+
+def test_a_t5x_checkpoint_in_bfloat16(tmp_path):
+  values = random_values(shapes_of())
+  write_t5x(tmp_path, values, dtype='bfloat16')
+  params = fit.exact(t5x.open_checkpoint(str(tmp_path)), shapes_of(), '')
+  for name, value in traverse_util.flatten_dict(params, sep='/').items():
+    assert value.dtype == np.float32
+    np.testing.assert_array_equal(value, values[name].astype('bfloat16'))
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+  def write(partial):
+    (partial / 'config.gin').touch()
+    raise OSError('no space left')
+
+  with pytest.raises(errors.UserError, match='Cannot write .*no space left'):
+    saved.write_folder(tmp_path / 'imported', write)
+  assert not list(tmp_path.iterdir())
 
 
 def test_t5x_through_orbax(tmp_path):
@@ -180,6 +202,18 @@ def remove(name):
     (
       remove('encoder.layers_1.mlp.wi_0.kernel'),
       'encoder/layers_1/mlp/wi_0/kernel of .* cannot be read',
+    ),
+    (
+      lambda step: (step / 'checkpoint').write_bytes(
+        serialization.msgpack_serialize({'version': 3, 'optimizer': {}})
+      ),
+      'holds no parameters',
+    ),
+    (
+      lambda step: (step / 'checkpoint').write_bytes(
+        serialization.msgpack_serialize({'version': 1})
+      ),
+      'of version 1 of t5x checkpoints; those that can be read are 2 and 3',
     ),
     (
       lambda step: (step / 'checkpoint').unlink(),

@@ -29,7 +29,6 @@ import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from flax.core import unfreeze
 
 from t5x_variants import (
@@ -41,6 +40,7 @@ from t5x_variants import (
   train_state,
 )
 from t5x_variants.data import config as data_config
+from t5x_variants.weights import fit, saved
 
 ROWS = 8  # held-out rows in one batch: bounds the memory
 TYPICAL = 32  # rows over which a row-wise activation is drawn
@@ -70,34 +70,10 @@ def read_params(
   run: str, model: network.Transformer
 ) -> tuple[int, Mapping[str, object]]:
   """The step and the parameters, as numpy, of the newest checkpoint."""
-  step, folder = runs.newest_checkpoint(run)
+  found = saved.open_checkpoint(run)
   shapes, _ = train_state.shapes_and_axes(model)
-  as_numpy = jax.tree.map(
-    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes
-  )
-  wanted = ocp.args.PyTreeRestore(
-    {'params': shapes}, {'params': as_numpy}, partial_restore=True
-  )
-  try:
-    with ocp.PyTreeCheckpointer() as reader:
-      restored = reader.restore(folder / 'state', args=wanted)['params']
-  except (OSError, ValueError, KeyError) as error:
-    reason = ' '.join(str(error).split())[:200]
-    raise errors.UserError(
-      f'The checkpoint {folder} cannot be read: {reason}'
-    ) from error
-  # Orbax hands out what it finds, whatever shape was asked for.
-  same = jax.tree.map(
-    lambda want, got: isinstance(got, np.ndarray) and want.shape == got.shape,
-    shapes,
-    restored,
-  )
-  if not all(jax.tree.leaves(same)):
-    raise errors.UserError(
-      f'The checkpoint {folder} is not of the model that config.gin '
-      'describes: they were not written by the same run.'
-    )
-  return step, restored
+  cure = 'Its config.gin was not written by the same run.'
+  return found.step, fit.exact(found, shapes, cure)
 
 
 def read_batches(count: int) -> list[Mapping[str, np.ndarray]]:

@@ -153,8 +153,12 @@ def write_folder(folder: pathlib.Path, write) -> None:
     partial.mkdir(parents=True)
     write(partial)
     os.replace(partial, folder)
-  except (OSError, ValueError) as error:
+  except BaseException as error:
     shutil.rmtree(partial, ignore_errors=True)
+    # Orbax and tensorstore report a full disk as a ValueError.
+    ours = isinstance(error, errors.UserError)
+    if ours or not isinstance(error, (OSError, ValueError)):
+      raise
     reason = ' '.join(str(error).split())[:200]
     raise errors.UserError(f'Cannot write {folder}: {reason}') from error
 

@@ -129,7 +129,12 @@ def _tree(path: str, store: dict) -> Mapping:
       f'{path}/{_FILE} is of version {version!r} of t5x checkpoints; those '
       'that can be read are 2 and 3.'
     )
-  return content['optimizer']
+  state = content.get('optimizer')
+  if not isinstance(state, Mapping) or not {'target', 'state'} <= state.keys():
+    raise errors.UserError(
+      f'{path}/{_FILE} holds no parameters: there is no optimizer/target in it.'
+    )
+  return state
 
 
 def _leaves(target: Mapping) -> dict:
