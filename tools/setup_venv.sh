@@ -35,6 +35,13 @@ _choose_python() {
   return 1
 }
 
+# torch's newest CPU build, where pip is set up to find one: the other build
+# brings gigabytes of CUDA libraries, which no test needs.
+_cpu_torch() {
+  "$VENV_PYTHON" -m pip index versions torch 2>/dev/null | tr -d ' ' |
+    tr ',:' '\n\n' | grep -m 1 '+cpu$'
+}
+
 _setup_venv() {
   local folder=.venv
   [ -n "${PYTHON:-}" ] && folder=.venv-$(_version "$PYTHON")
@@ -48,8 +55,10 @@ _setup_venv() {
   echo "Installing${EXTRA:+ $EXTRA} into $folder with $(_version "$PYTHON") (PyPI only, about" \
     "two minutes) ..."
   "$PYTHON" -m venv "$folder" || return 1
+  local torch=
+  [ "${EXTRA:-}" = hf ] && torch=$(_cpu_torch)
   "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check \
-    --editable ".[test${EXTRA:+,$EXTRA}]" || return 1
+    --editable ".[test${EXTRA:+,$EXTRA}]" ${torch:+"torch==$torch"} || return 1
   cp setup.py "$stamp"
 }
 
