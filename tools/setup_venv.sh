@@ -56,7 +56,7 @@ _setup_venv() {
     "two minutes) ..."
   "$PYTHON" -m venv "$folder" || return 1
   local torch=
-  [ "${EXTRA:-}" = hf ] && torch=$(_cpu_torch)
+  [ "${EXTRA:-}" = hf ] && torch=$(_cpu_torch || true)
   "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check \
     --editable ".[test${EXTRA:+,$EXTRA}]" ${torch:+"torch==$torch"} || return 1
   cp setup.py "$stamp"
