@@ -140,11 +140,13 @@ def greedy(
   module: nn.Module,
   params: Mapping,
   inputs: Int[Array, 'B K'],
+  rng: Array | None = None,
   *,
   length: int,
   eos_id: int,
 ) -> Decodes:
-  """Takes the most probable token each time; see `sample`."""
+  """Takes the most probable token each time, whatever `rng`; see `sample`."""
+  del rng
   return sample(
     module,
     params,
@@ -176,6 +178,7 @@ def beam_search(
   module: nn.Module,
   params: Mapping,
   inputs: Int[Array, 'B K'],
+  rng: Array | None = None,
   *,
   length: int,
   eos_id: int,
@@ -188,6 +191,7 @@ def beam_search(
     module: a `network.Transformer`.
     params: its parameters.
     inputs: encoder tokens; 0 is padding.
+    rng: not used; all ways of decoding take the same arguments.
     length: tokens of a decode at most.
     eos_id: the token that ends a decode.
     num_decodes: how many decodes of each input are followed and returned.
@@ -200,6 +204,7 @@ def beam_search(
   Raises:
     errors.UserError: a setting outside its range.
   """
+  del rng
   _check_positive(length=length, num_decodes=num_decodes)
   if alpha < 0:
     raise errors.UserError(f'alpha={alpha!r}: it must be 0 or more.')

@@ -293,6 +293,24 @@ def configured(function):
   return gin.get_configurable(function)
 
 
+def started(function):
+  """`function` as the gin files of the flags configure it.
+
+  With --dry_run the configuration is printed and None returned.
+
+  Raises:
+    errors.UserError: see `parse` and `configured`.
+  """
+  chosen = flags.FLAGS
+  parse(chosen.gin_file, chosen.gin_bindings, chosen.gin_search_paths)
+  function = configured(function)
+  if not chosen.dry_run:
+    return function
+  print(gin.config_str())
+  print('# every macro has a value')
+  return None
+
+
 def run(main) -> None:
   """Runs an entry point: `main()` after flags; user errors without traceback.
 

@@ -198,13 +198,7 @@ def _restore_or_create(
 def _open(dataset: data_config.DatasetConfig, model: network.Transformer):
   """Opens this process's share of a split; the vocabulary must fit."""
   batches = dataset.open(jax.process_index(), jax.process_count())
-  if batches.vocab_size > model.config.vocab_size:
-    raise errors.UserError(
-      f'The vocabulary has {batches.vocab_size} ids, sentinels included, '
-      f'but the model has VOCAB_SIZE {model.config.vocab_size}: ids above '
-      'it would be read as nothing. Use a model file with at least '
-      f'{batches.vocab_size}, or set --gin.VOCAB_SIZE.'
-    )
+  data_config.check_vocabulary(batches, model.config.vocab_size)
   return batches
 
 

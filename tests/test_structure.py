@@ -26,7 +26,7 @@ FLOORS = [
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'},
   {'train_state', 'gin_utils', 'runs'},
   {'train_step', 'training_loop', 'weights'},
-  {'trainer', 'importing'},
+  {'trainer', 'importing', 'inference', 'evaluation'},
 ]
 # On one floor, but they do not know each other.
 STRANGERS = {'data', 'optimizer', 'partitioning', 'checkpoints'}

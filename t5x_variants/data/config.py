@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from t5x_variants.errors import UserError
+
 
 class Batches(Protocol):
   """An endless or finite iterator of batches that knows where it stands."""
@@ -78,3 +80,14 @@ class DatasetConfig:
     from t5x_variants.data import pipeline
 
     return pipeline.Batches(*task, self.split, self.batch_size, **options)
+
+
+def check_vocabulary(batches: Batches, vocab_size: int) -> None:
+  """Refuses batches with more ids than a model of `vocab_size` has."""
+  if batches.vocab_size > vocab_size:
+    raise UserError(
+      f'The vocabulary has {batches.vocab_size} ids, sentinels included, '
+      f'but the model has VOCAB_SIZE {vocab_size}: ids above '
+      'it would be read as nothing. Use a model file with at least '
+      f'{batches.vocab_size}, or set --gin.VOCAB_SIZE.'
+    )

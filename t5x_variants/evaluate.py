@@ -1,0 +1,29 @@
+r"""Evaluates a checkpoint: `python -m t5x_variants.evaluate --gin_file=...`.
+
+  python -m t5x_variants.evaluate \
+    --gin_file=gin/models/tiny.gin --gin_file=gin/variants/swiglu.gin \
+    --gin_file=gin/data/embedded.gin --gin_file=gin/runs/eval.gin \
+    --gin.CHECKPOINT_PATH="'runs/swiglu'"
+
+Prints one JSON object: the loss over the whole held-out split, in nats per
+target token, and the share of tokens predicted.
+"""
+
+from absl import flags
+
+from t5x_variants import evaluation, gin_utils, logs
+
+gin_utils.define_flags()
+# So that --help shows them.
+flags.adopt_module_key_flags(gin_utils)
+
+
+def main() -> None:
+  """Reads the gin files and evaluates, or with --dry_run prints them."""
+  logs.quiet()
+  if evaluate := gin_utils.started(evaluation.evaluate):
+    evaluate()
+
+
+if __name__ == '__main__':
+  gin_utils.run(main)
