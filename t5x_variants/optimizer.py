@@ -18,11 +18,17 @@ large coefficient would drive the small ones. They get Adam, with a rate of
 their own.
 """
 
+import logging
+import re
 from collections.abc import Mapping
 
 import jax
 import optax
 from flax import traverse_util
+
+from t5x_variants import errors
+
+_log = logging.getLogger('t5x_variants')
 
 COEFFICIENT_AXIS = 'mlp_activations'
 _LAYER_AXIS = 'layers'
@@ -38,6 +44,7 @@ def adafactor(
   clipping_threshold: float = 1.0,
   min_dim_size_to_factor: int = 128,
   coefficients: optax.GradientTransformation | None = None,
+  frozen: str | None = None,
 ) -> optax.GradientTransformation:
   """Adafactor for all parameters, another rule for the coefficients.
 
@@ -54,6 +61,12 @@ def adafactor(
       model and its unrolled twin would then train differently.)
     coefficients: the rule for learned coefficients, for example
       `coefficient_adam(...)`; None puts them into Adafactor too, as t5x does.
+    frozen: a regular expression found in the names, 'encoder/encoder_norm/
+      scale', of parameters that stay as they are; None trains all.
+
+  Raises:
+    errors.UserError: `frozen` is no regular expression, or is found in no
+      name, or in all.
   """
   rule = optax.chain(
     optax.scale_by_factored_rms(
@@ -67,7 +80,7 @@ def adafactor(
   weights = optax.chain(
     per_layer(rule, axes), optax.scale_by_learning_rate(learning_rate)
   )
-  return with_coefficients(weights, coefficients, axes)
+  return with_groups(weights, coefficients, frozen, axes)
 
 
 def coefficient_adam(
@@ -84,22 +97,62 @@ def coefficient_adam(
   return optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay)
 
 
-def with_coefficients(
+def with_groups(
   weights: optax.GradientTransformation,
   coefficients: optax.GradientTransformation | None,
+  frozen: str | None,
   axes: Mapping,
 ) -> optax.GradientTransformation:
-  """`coefficients` for learned coefficients, `weights` for all else."""
-  labels = _map_axes(
-    lambda path, names: (
-      'coefficients' if COEFFICIENT_AXIS in names else 'weights'
-    ),
-    axes,
-  )
-  if coefficients is None or 'coefficients' not in jax.tree.leaves(labels):
+  """Nothing for what is frozen, else `coefficients` for those, or `weights`."""
+  still = frozen_names(frozen, axes)
+
+  def label(path, names) -> str:
+    if '/'.join(path) in still:
+      return 'frozen'
+    learned = coefficients is not None and COEFFICIENT_AXIS in names
+    return 'coefficients' if learned else 'weights'
+
+  rules = {
+    'weights': weights,
+    'coefficients': coefficients,
+    'frozen': optax.set_to_zero(),
+  }
+  labels = _map_axes(label, axes)
+  used = set(jax.tree.leaves(labels))
+  if used == {'weights'}:
     return weights
-  return optax.partition(
-    {'weights': weights, 'coefficients': coefficients}, labels
+  return optax.partition({name: rules[name] for name in used}, labels)
+
+
+def frozen_names(frozen: str | None, axes: Mapping) -> set[str]:
+  """Names of the parameters in which the regular expression is found."""
+  if frozen is None:
+    return set()
+  names = set(traverse_util.flatten_dict(axes, sep='/'))
+  try:
+    found = {name for name in names if re.search(frozen, name)}
+  except re.error as error:
+    raise errors.UserError(
+      f'FROZEN is {frozen!r}, which is no regular expression: {error}.'
+    ) from error
+  if not found or found == names:
+    raise errors.UserError(
+      f'FROZEN is {frozen!r}, which is found in '
+      f'{"all names" if found else "no name"} of parameters: give a part of '
+      'one of model-info.txt, such as token_embedder, or None.'
+    )
+  _log.info(
+    'FROZEN=%r: %s stay as they are, %s train.',
+    frozen,
+    _layers_as_one(found),
+    _layers_as_one(names - found),
+  )
+  return found
+
+
+def _layers_as_one(names: set[str]) -> str:
+  return ', '.join(
+    sorted({re.sub(r'layers_\d+', 'layers_*', n) for n in names})
   )
 
 

@@ -136,6 +136,21 @@ def test_json_lines_as_c4_has_them(tmp_path, size):
   assert sorted(hashed[0] + hashed[1]) == sorted(TEXTS)
 
 
+def test_pairs_of_inputs_and_targets(tmp_path, size, caplog):
+  pairs = [(f'question {i}\t?', f'answer {i}') for i in range(200)]
+  pairs.append(('', ''))
+  lines = [json.dumps({'inputs': a, 'targets': b}) for a, b in pairs]
+  bad = [{'inputs': 'x'}, {'inputs': 'x', 'targets': 1}, [], 7]
+  bad += [{'inputs': 'x\x1f', 'targets': 'y'}]
+  write(tmp_path / 'a.jsonl', '\n'.join([*lines, *map(json.dumps, bad)]) + '\n')
+  source = corpora.pairs(str(tmp_path / 'a.jsonl'), validation_fraction=0.3)
+  train, validation = both(source)
+  found = [text.split(documents.SEPARATOR) for text in train + validation]
+  assert sorted(map(tuple, found)) == sorted(pairs)
+  assert train and validation
+  assert "'targets'" in caplog.text and 'U+001F' in caplog.text
+
+
 def test_a_long_json_line_is_read_whole(tmp_path, size):
   text = 'word ' * 5000
   lines = [json.dumps({'text': x}) for x in ('first', text, 'last')]

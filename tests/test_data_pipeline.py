@@ -1,6 +1,7 @@
 """Batches: the right features, every example once, exact positions."""
 
 import collections
+import json
 import os
 
 import numpy as np
@@ -377,3 +378,37 @@ def test_sentence_piece_resumes_and_joined_documents_fill_rows(text, tmp_path):
   restored = batches(name)
   restored.restore(tmp_path / 'position')
   assert same(take(restored, 3), expected)
+
+
+def test_pairs_become_rows_with_prefix_eos_and_a_cut(tmp_path):
+  pairs = {'abc': 'd', '': 'efghijkl', 'lmnopqrstuvwxyz': '<extra_id_0>'}
+  path = tmp_path / 'pairs.jsonl'
+  lines = [json.dumps({'inputs': a, 'targets': b}) for a, b in pairs.items()]
+  path.write_text('\n'.join(lines))
+  held_out = tmp_path / 'held_out.jsonl'
+  held_out.write_text(lines[0])
+  source = corpora.pairs(str(path), str(held_out))
+  name = tasks.text_to_text(source, vocabularies.byte(), prefix='p: ')
+  (batch,) = pipeline.Batches(
+    name,
+    {'inputs': 12, 'targets': 6},
+    'train',
+    3,
+    shuffle=False,
+    seed=0,
+    pack=False,
+    num_epochs=1,
+  )
+
+  def row(text, length):
+    ids = [byte + 3 for byte in text.encode()][: length - 1] + [1]
+    return ids + [0] * (length - len(ids))
+
+  np.testing.assert_array_equal(
+    batch['encoder_input_tokens'], [row('p: ' + a, 12) for a in pairs]
+  )
+  np.testing.assert_array_equal(
+    batch['decoder_target_tokens'], [row(b, 6) for b in pairs.values()]
+  )
+  assert name == tasks.text_to_text(source, vocabularies.byte(), prefix='p: ')
+  assert name != tasks.text_to_text(source, vocabularies.byte())

@@ -14,7 +14,7 @@ import pytest
 from flax import traverse_util
 from jax.sharding import PartitionSpec
 
-from t5x_variants import optimizer
+from t5x_variants import errors, optimizer
 
 # A tree like a scanned model's: an encoder deeper than the decoder, matrices
 # with V in rows and columns (both sides >= 128) and with all of V.
@@ -355,3 +355,31 @@ def test_a_zero_gradient_changes_nothing():
   zeros = jax.tree.map(jnp.zeros_like, params)
   moved = run(tx, params, steps=2, gradients=lambda step: zeros)
   jax.tree.map(np.testing.assert_array_equal, moved, params)
+
+
+def test_what_is_frozen_stays_and_the_rest_does_not_notice(wanted, caplog):
+  adam = optimizer.coefficient_adam(optax.constant_schedule(1e-2))
+  params = make_params()
+  free, bound = (
+    flatten(
+      run(
+        optimizer.adafactor(AXES, rate, coefficients=adam, frozen=frozen),
+        params,
+      )
+    )
+    for frozen in (None, 'token_embedder|decoder/.*/activation')
+  )
+  start = flatten(params)
+  for name, value in bound.items():
+    still = name.startswith('token') or name.startswith('decoder/layers/act')
+    np.testing.assert_array_equal(value, start[name] if still else free[name])
+    assert still or (value != start[name]).any()
+
+
+@pytest.mark.parametrize(
+  ('frozen', 'message'),
+  [('nothing_such', 'no name'), ('e', 'all names'), ('(', 'no regular expr')],
+)
+def test_a_slip_of_frozen_is_refused(frozen, message):
+  with pytest.raises(errors.UserError, match=message):
+    optimizer.adafactor(AXES, rate, frozen=frozen)

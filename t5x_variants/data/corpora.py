@@ -3,6 +3,7 @@
   embedded    prose in the running Python's own library, nothing to download
   text_files  your own files, plain or .gz
   json_lines  a JSON object a line, such as the shards of allenai/c4
+  pairs       inputs and targets, a JSON object a line, to fine-tune on
   tfds        a dataset of TensorFlow Datasets, such as c4/en:3.1.0
 
 What they have in common (splits, order, sharing among hosts) is in `sources`,
@@ -133,6 +134,31 @@ def json_lines(
     validation_fraction,
     'json',
     field,
+  )
+
+
+def pairs(
+  pattern,
+  validation_pattern=None,
+  validation_fraction: float = 0.1,
+) -> sources.DocumentSource:
+  """Inputs and targets: JSON lines with the strings `inputs` and `targets`.
+
+  Args:
+    pattern: a path or glob, or a list of them; gs:// works too.
+    validation_pattern: files to validate on. None: a share of the pairs.
+    validation_fraction: that share.
+
+  Returns:
+    The data source, for `tasks.text_to_text`.
+  """
+  return _files_source(
+    'pairs',
+    pattern,
+    validation_pattern,
+    validation_fraction,
+    'json',
+    ('inputs', 'targets'),
   )
 
 

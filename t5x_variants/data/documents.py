@@ -10,7 +10,8 @@ What counts as a document is the format:
   blank_line  text between blank lines (spaces and tabs count as blank)
   line        each line
   file        the whole file
-  json        the field of the JSON object on each line
+  json        the field of the JSON object on each line; or several fields,
+              joined by SEPARATOR
 
 A text document longer than a block is cut into pieces at a line end or else
 at a space, so that a file without any boundary streams as well; a JSON line
@@ -18,7 +19,7 @@ may take up to 64 MiB.
 
 What cannot be used is skipped and counted, never mended: an empty file; a
 binary one (a NUL byte in its first block); a document with a NUL or with
-invalid UTF-8; a JSON line that does not parse or lacks a string in the field;
+invalid UTF-8; a JSON line that does not parse or lacks a string in a field;
 the rest of a truncated or damaged gzip file.
 """
 
@@ -33,6 +34,8 @@ from collections.abc import Callable, Iterator
 
 BLOCK = 1 << 16
 LONGEST_LINE = 1 << 26
+# Between the fields of one document; no text has it (ASCII's unit separator).
+SEPARATOR = '\x1f'
 FORMATS = ('blank_line', 'line', 'file', 'json')
 _BLANK_LINE = re.compile(rb'\n[ \t\r]*\n\s*')
 _BOM = b'\xef\xbb\xbf'
@@ -158,21 +161,28 @@ def _split(block: bytes, text_format: str) -> list[bytes]:
   return [block]
 
 
-def _text(piece: bytes, text_format: str, field: str) -> tuple[bytes, str]:
+def _text(piece: bytes, text_format: str, field) -> tuple[bytes, str]:
   """The document in a piece of a file, or b'' and why there is none."""
   if text_format == 'json':
+    fields = (field,) if isinstance(field, str) else field
     try:
-      text = json.loads(piece)
-      text = text[field]
-      if not isinstance(text, str):
-        return b'', f'JSON lines whose {field!r} is no string'
-      piece = text.encode('utf-8')
+      found = json.loads(piece)
+      texts = []
+      for name in fields:
+        if name not in found or not isinstance(found, dict):
+          return b'', f'JSON lines without the field {name!r}'
+        if not isinstance(found[name], str):
+          return b'', f'JSON lines whose {name!r} is no string'
+        texts.append(found[name])
+      if len(texts) > 1 and any(SEPARATOR in text for text in texts):
+        return b'', 'JSON lines with the character U+001F'
+      piece = SEPARATOR.join(texts).encode('utf-8')
     except UnicodeError:
       return b'', 'documents of invalid UTF-8'
     except (ValueError, RecursionError):
       return b'', 'lines that are no JSON'
-    except (KeyError, TypeError, IndexError):
-      return b'', f'JSON lines without the field {field!r}'
+    except TypeError:
+      return b'', f'JSON lines without the field {fields[0]!r}'
   else:
     try:
       piece.decode('utf-8')
@@ -184,14 +194,14 @@ def _text(piece: bytes, text_format: str, field: str) -> tuple[bytes, str]:
 
 
 def read_block(
-  stream: Stream, text_format: str, field: str, skipped: collections.Counter
+  stream: Stream, text_format: str, field, skipped: collections.Counter
 ) -> list[bytes] | None:
   """The documents of the next block, None at the end of the file.
 
   Args:
     stream: where to read on.
     text_format: one of FORMATS.
-    field: of the JSON object that holds the text.
+    field: of the JSON object that holds the text; or several.
     skipped: counts what is skipped, by reason.
 
   Returns:
@@ -224,7 +234,7 @@ def read_block(
 def read_file(
   path: str,
   text_format: str,
-  field: str,
+  field,
   skipped: collections.Counter,
   opener: Callable = local_open,
 ) -> Iterator[list[bytes]]:

@@ -14,7 +14,7 @@ has a metric, the held-out loss, and `vocabulary` looks up what a task has.
 import functools
 import hashlib
 
-from t5x_variants.data import noise
+from t5x_variants.data import documents, noise
 from t5x_variants.data import span_corruption as corruption
 from t5x_variants.data._tensorflow import seqio, tf
 from t5x_variants.errors import UserError
@@ -152,32 +152,13 @@ def span_corruption(
   noise.check_noise(noise_density, mean_noise_span_length)
   if not isinstance(documents_joined, int) or documents_joined < 1:
     raise UserError(f'documents_joined={documents_joined!r}: take 1 or more')
-  made_of = repr(
-    (
-      getattr(source, 'key', None) or repr(source),
-      _vocabulary_key(vocabulary),
-      noise_density,
-      mean_noise_span_length,
-      documents_joined,
-    )
-  )
-  if name is None:
-    digest = hashlib.blake2b(made_of.encode(), digest_size=4).hexdigest()
-    kind = getattr(source, 'name', type(source).__name__)
-    name = f'span_corruption_{kind}_{digest}'
-  if name in seqio.TaskRegistry.names():
-    if _MADE_OF.get(name) != made_of:
-      raise UserError(
-        f'a task named {name!r} exists and was made of something else: give'
-        ' span_corruption another name, or none'
-      )
-    return name
-  feature = seqio.Feature(vocabulary=vocabulary, add_eos=True, dtype=tf.int32)
-  seqio.TaskRegistry.add(
+  return _register(
+    'span_corruption',
     name,
-    source=source,
-    output_features={'inputs': feature, 'targets': feature},
-    preprocessors=[
+    source,
+    vocabulary,
+    (noise_density, mean_noise_span_length, documents_joined),
+    [
       _tokenize,
       functools.partial(
         corruption.corrupt_spans,
@@ -189,6 +170,81 @@ def span_corruption(
     ],
     postprocess_fn=_number_of_tokens,
     metric_fns=[nats_per_token],
+  )
+
+
+def text_to_text(
+  source, vocabulary, name: str | None = None, prefix: str = ''
+) -> str:
+  """Registers pairs of inputs and targets; again the same, again the name.
+
+  Inputs or targets that are longer than the model's are cut, EOS kept.
+
+  Args:
+    source: of `corpora.pairs`.
+    vocabulary: the one that the model was trained with.
+    name: of the task; None: one made of all that is given here.
+    prefix: put before every input, such as T5's 'cola sentence: '.
+
+  Returns:
+    The name of the task.
+  """
+  return _register(
+    'text_to_text',
+    name,
+    source,
+    vocabulary,
+    (prefix,),
+    [
+      functools.partial(_tokenize_pair, prefix=prefix),
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+  )
+
+
+def _tokenize_pair(dataset, output_features, prefix: str):
+  """Both fields of a document (see `corpora.pairs`) to tokens."""
+  vocabulary = output_features['targets'].vocabulary
+
+  @_as_is
+  def tokenize(example):
+    parts = tf.strings.split(example['text'], documents.SEPARATOR)
+    return {
+      'inputs': vocabulary.encode_tf(tf.strings.join([prefix, parts[0]])),
+      'targets': vocabulary.encode_tf(parts[1]),
+    }
+
+  return dataset.map(tokenize)
+
+
+def _register(
+  kind: str, name: str | None, source, vocabulary, options, preprocessors
+) -> str:
+  """Adds a task to seqio's registry, unless the same one is there."""
+  made_of = repr(
+    (
+      getattr(source, 'key', None) or repr(source),
+      _vocabulary_key(vocabulary),
+      *options,
+    )
+  )
+  if name is None:
+    digest = hashlib.blake2b(made_of.encode(), digest_size=4).hexdigest()
+    found = getattr(source, 'name', type(source).__name__)
+    name = f'{kind}_{found}_{digest}'
+  if name in seqio.TaskRegistry.names():
+    if _MADE_OF.get(name) != made_of:
+      raise UserError(
+        f'a task named {name!r} exists and was made of something else: give'
+        f' {kind} another name, or none'
+      )
+    return name
+  feature = seqio.Feature(vocabulary=vocabulary, add_eos=True, dtype=tf.int32)
+  seqio.TaskRegistry.add(
+    name,
+    source=source,
+    output_features={'inputs': feature, 'targets': feature},
+    preprocessors=preprocessors,
   )
   _MADE_OF[name] = made_of
   return name
