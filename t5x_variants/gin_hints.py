@@ -45,6 +45,19 @@ def files_setting(
   ]
 
 
+def run_files(folder: pathlib.Path, function) -> list[str]:
+  """The shipped files that say what `function`, an entry point's, does."""
+  module = function.__module__.rpartition('.')[2]
+  configures = re.compile(
+    rf'^{re.escape(f"{module}.{function.__name__}")}\b', re.MULTILINE
+  )
+  return [
+    name
+    for name in files(folder, 'runs')
+    if configures.search((folder.parent / name).read_text(encoding='utf-8'))
+  ]
+
+
 def one_of(names: Sequence[str], kind: str) -> str:
   """The flag for a choice between the files of one kind."""
   stems = [pathlib.PurePath(n).stem for n in names if f'/{kind}/' in n]

@@ -190,7 +190,8 @@ def _check_binding_names(bindings: Sequence[str]) -> None:
       continue
     homes = gin_hints.files_setting(gin_folder(), name, required=True)
     if homes:
-      hint = f' It belongs to {", ".join(homes)}: add --gin_file={homes[0]}.'
+      hint = f' It belongs to {" and ".join(homes)}: add --gin_file='
+      hint += f'{homes[0]}.' if len(homes) == 1 else 'the one that is meant.'
     else:
       near = difflib.get_close_matches(name, used, n=1)
       hint = f' Did you mean {near[0]}?' if near else ''
@@ -287,7 +288,7 @@ def configured(function):
   """
   lines = []
   if not gin_hints.is_configured(function):
-    runs = gin_hints.files(gin_folder(), 'runs')
+    runs = gin_hints.run_files(gin_folder(), function)
     lines.append(f'  a run file: {gin_hints.one_of(runs, "runs")}')
   _raise_missing(lines)
   return gin.get_configurable(function)

@@ -127,13 +127,13 @@ SLIPS = {
   'flag without value': (['--gin_file'], ['--gin_file']),
   'missing run file': (
     command(without=['runs'], values=()),
-    ['a run file: --gin_file=gin/runs/pretrain.gin', 'DROPOUT_RATE'],
+    ['X one of finetune, pretrain', 'DROPOUT_RATE'],
   ),
   'missing run file, its macros set': (
     command(without=['runs']),
-    ['MODEL_DIR', 'belongs to gin/runs/pretrain.gin'],
+    ['MODEL_DIR', 'belongs to', 'and gin/runs/pretrain.gin', 'the one that'],
   ),
-  'no file at all': ([], ['a run file: --gin_file=gin/runs/pretrain.gin']),
+  'no file at all': ([], ['a run file: --gin_file=gin/runs/X.gin with X one']),
   'no file at all, dry': (['--dry_run'], ['a run file: ']),
   'a width that no gate fits': (
     command('--gin.MLP_DIM=100'),
