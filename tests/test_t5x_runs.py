@@ -61,7 +61,7 @@ def launch(t5x_module, tmp_path):
   t5x_module('t5x')
   paths = [str(ROOT), os.environ.get('PYTHONPATH', '')]
 
-  def launch(script, *arguments, fails=False):
+  def launch(script, *arguments, fails=False, devices=1):
     done = subprocess.run(
       [
         sys.executable,
@@ -74,7 +74,7 @@ def launch(t5x_module, tmp_path):
       env=os.environ
       | {
         'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': '',
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
         'PYTHONPATH': os.pathsep.join(filter(None, paths)),
       },
       capture_output=True,
@@ -278,6 +278,31 @@ def test_a_scanned_model_trains_and_is_searched_by_beams(launch, tmp_path):
     ),
   )
   assert len(records(run / 'predict', '*.jsonl-00000-of-00001')) > 100
+
+
+def test_the_kernels_find_the_mesh_that_t5x_enters(launch, tmp_path):
+  """F over four devices; with dropout the block is XLA's, and that is said."""
+  said, ended = {}, {}
+  for name, values in {
+    'xla': {'FFN_IMPLEMENTATION': 'xla'},
+    'kernels': {'FFN_IMPLEMENTATION': 'pallas_interpret'},
+    'dropout': {'FFN_IMPLEMENTATION': 'pallas_interpret', 'DROPOUT_RATE': 0.1},
+  }.items():
+    said[name] = launch(
+      'train',
+      *files('rational', 'pretrain'),
+      *bindings(
+        MODEL_DIR=str(tmp_path / name), TRAIN_STEPS=4, EVAL_STEPS=1, **values
+      ),
+      devices=4,
+    )
+    ended[name] = parameters(tmp_path / name / 'checkpoint_4')
+  for name, value in ended['xla'].items():
+    np.testing.assert_allclose(
+      value, ended['kernels'][name], rtol=1e-4, atol=1e-5, err_msg=name
+    )
+  found = [text.count('runs as XLA, not as pallas') for text in said.values()]
+  assert found == [0, 0, 1]
 
 
 THEIR_FILES = (
