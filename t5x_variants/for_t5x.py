@@ -123,14 +123,14 @@ def submesh(
       strict=True,
     )
   )
-  return tile(model_axis_size, bounds)
+  return _tile(model_axis_size, bounds)
 
 
 def _is_tpu(devices: Sequence) -> bool:
   return devices[0].platform == 'tpu'
 
 
-def tile(size: int, bounds: Sequence[int]) -> tuple[int, int, int, int]:
+def _tile(size: int, bounds: Sequence[int]) -> tuple[int, int, int, int]:
   """Cuts `size` devices out of a slice of (x, y, z, cores) devices."""
   chips, cores = list(bounds[:3]), bounds[3]
   best = [1, 1, 1, cores if size > 1 else 1]

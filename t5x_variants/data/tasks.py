@@ -168,8 +168,6 @@ def span_corruption(
       ),
       _append_eos,
     ],
-    postprocess_fn=_number_of_tokens,
-    metric_fns=[nats_per_token],
   )
 
 
@@ -245,6 +243,8 @@ def _register(
     source=source,
     output_features={'inputs': feature, 'targets': feature},
     preprocessors=preprocessors,
+    postprocess_fn=_number_of_tokens,
+    metric_fns=[nats_per_token],
   )
   _MADE_OF[name] = made_of
   return name
