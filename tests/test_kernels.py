@@ -338,16 +338,38 @@ def test_a_cpu_takes_xla_and_a_name_is_kept():
 
 
 def test_the_table_chooses(monkeypatch):
-  row = ('v6e', 'gelu', False, 'inputs')
-  choose = functools.partial(
-    dispatch._choice, activation=activations.get('gelu')
-  )
-  assert choose('TPU v6 lite', gated=False, save=None) == 'xla'
-  monkeypatch.setattr(dispatch, 'TABLE', {row})
-  assert choose('TPU v6 lite', gated=False, save=None) == 'pallas'
-  assert choose('TPU v6 lite', gated=True, save=None) == 'xla'
-  assert choose('TPU v5 lite', gated=False, save=None) == 'xla'
-  assert choose('cpu', gated=False, save=None) == 'xla'
+  tokens, d, f = dispatch.TOKENS, 256, 512
+
+  def choose(
+    kind='TPU v6 lite', mesh=(1, 1), gated=False, save=None, tokens=tokens, f=f
+  ):
+    return dispatch._choice(
+      kind,
+      jax.sharding.AbstractMesh(mesh, ('data', 'model')),
+      activations.get('gelu'),
+      gated,
+      save,
+      jax.ShapeDtypeStruct((4, tokens // 4, d), jnp.bfloat16),
+      jax.ShapeDtypeStruct((f, d), jnp.bfloat16),
+    )
+
+  monkeypatch.setattr(dispatch, 'TABLE', frozenset())
+  assert choose() == 'xla'
+  row = ('v6e', 'gelu', False, None, d, f)
+  monkeypatch.setattr(dispatch, 'TABLE', frozenset({row}))
+  assert choose() == 'pallas'
+  # What counts is a device's share.
+  assert choose(mesh=(2, 4), tokens=2 * tokens, f=4 * f) == 'pallas'
+  for other in (
+    {'gated': True},
+    {'save': 'inputs'},
+    {'kind': 'TPU v5 lite'},
+    {'kind': 'cpu'},
+    {'tokens': tokens - 4},
+    {'mesh': (2, 1)},
+    {'mesh': (1, 2)},
+  ):
+    assert choose(**other) == 'xla', other
 
 
 def test_dropout_goes_to_xla_and_is_said_once(caplog):

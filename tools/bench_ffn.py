@@ -1,49 +1,55 @@
-"""HBM bytes of the feed-forward block on TPUs, without a TPU.
+"""The feed-forward block's implementations: bytes, cycles, memory, errors.
 
-  python tools/bench_ffn.py [--models base large] [--chips v6e v5e]
-      [--variants swish:gated rational] [--tokens 65536] [--output FILE]
+  python tools/bench_ffn.py                 T5-base, gated swish, v6e
+  python tools/bench_ffn.py --models large --chips v5e --blocks rational
+  python tools/bench_ffn.py --all           writes docs/kernels.md: hours; run
+                                            again, it goes on where it stopped
+  python tools/bench_ffn.py --all --cached  the same, of what was compiled
+  python tools/bench_ffn.py --numerics      errors against float64
+  python tools/bench_ffn.py --time          times XLA's forms on this machine
 
-STATIC figures: the forward and the backward pass are compiled by libtpu's own
-compiler, as two programs, which is what a scan boundary between them means,
-and the operands and results of the instructions that lie in HBM are added up.
-Nothing is run, no time is measured. Rows:
+STATIC figures, the default: libtpu's compiler compiles the forward and the
+backward pass, without a TPU, as two programs, which is what a scan boundary
+between them means; tpu_programs.py says what is counted. Nothing is run.
 
-  all               XLA, plain autodiff
-  inputs            XLA, full rematerialisation
-  preactivations    XLA, matmul outputs saved
-  pallas inputs, pallas preactivations      the kernels
-  floor             each operand and result of the block read or written once,
-                    x and the weights once in each pass, nothing else
+  forms    xla remat            plain autodiff under jax.checkpoint
+           xla dots             the same, matmul outputs saved
+           xla inputs, xla preactivations    save= of the XLA form
+           pallas inputs, pallas preactivations    the kernels, A and B
+  floor    each operand and result of the block read or written once, x and
+           the weights once in each pass, nothing else
+  saved    what a layer keeps for the backward pass: x and what is stored
 
-saved: MB a layer keeps for the backward pass, x included, parameters not.
-VMEM: MiB that the kernels' tiles ask for.
+A model whose weights do not fit a core is split over the fewest devices of
+`model` that fit: its rows are one device's share, and F that device's. The
+sums over `model` are the same in every form and left out.
 """
 
-import os
+import sys
 
-os.environ.update(
-  JAX_PLATFORMS='cpu',
-  TPU_SKIP_MDS_QUERY='1',
-  TPU_WORKER_HOSTNAMES='localhost',
-  TPU_ACCELERATOR_TYPE='v5litepod-4',
-  ALLOW_MULTIPLE_LIBTPU_LOAD='1',
-)
+import tpu_programs
+
+STATIC = not {'--numerics', '--time', '--help', '-h'} & set(sys.argv)
+BUNDLES = tpu_programs.prepare() if STATIC else None
 
 import argparse  # noqa: E402
-import functools  # noqa: E402
-import math  # noqa: E402
+import hashlib  # noqa: E402
+import json  # noqa: E402
 import pathlib  # noqa: E402
 import re  # noqa: E402
-import sys  # noqa: E402
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
+import ffn_forms  # noqa: E402
+import ffn_report  # noqa: E402
+import figures as drawing  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
-from t5x_variants import activations, mlp  # noqa: E402
-from t5x_variants.kernels import reference, sharded, tiles  # noqa: E402
+from t5x_variants import errors, mlp  # noqa: E402
+from t5x_variants.kernels import tiles  # noqa: E402
 
 TOPOLOGIES = {
   'v5e': 'v5e:2x2',
@@ -52,66 +58,19 @@ TOPOLOGIES = {
   '7x': 'tpu7x:2x2x1',
 }
 # emb_dim and the width of an ungated block.
-MODELS = {'small': (512, 1536), 'base': (768, 3072), 'large': (1024, 4224)}
-SAVES = {'xla': ('all', 'inputs', 'preactivations')}
-SAVES['pallas'] = SAVES['xla'][1:]
-BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's32': 4, 'u32': 4}
-BYTES |= {'f32': 4, 's64': 8, 'u64': 8}
-ARRAY = re.compile(r'\b([a-z]+[0-9]*)\[([0-9,]*)\](\{[^}]*\})?')
-LINE = re.compile(r'^\s+(?:ROOT )?(%[\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$')
-# What moves nothing, or is counted where the transfer is started.
-FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast'}
-FREE |= {'copy-done', 'slice-done', 'async-done', 'after-all', 'iota'}
+MODELS = {
+  'small': (512, 1536),
+  'base': (768, 3072),
+  'large': (1024, 4224),
+  'xl': (2048, 7680),
+  'xxl': (4096, 15360),
+}
+BLOCKS = ('swish:gated', 'rational', 'polynorm', 'polyrelu')
+SAVES = ('inputs', 'preactivations')
 
 
-def array_bytes(text: str) -> int:
-  """Bytes of the arrays in a type that lie in HBM."""
-  total = 0
-  for dtype, sizes, layout in ARRAY.findall(text):
-    if dtype in BYTES and 'S(' not in layout:
-      total += BYTES[dtype] * math.prod(int(n) for n in sizes.split(',') if n)
-  return total
-
-
-def hbm_bytes(hlo: str) -> int:
-  """Operands and results in HBM of the entry computation's instructions."""
-  entry = hlo[hlo.index('\nENTRY ') :]
-  types, total = {}, 0
-  for line in entry.splitlines():
-    found = LINE.match(line)
-    if not found:
-      continue
-    name, kind, operation, rest = found.groups()
-    types[name] = kind
-    if operation in FREE:
-      continue
-    if operation == 'while':
-      raise SystemExit(f'A loop, whose trips are not counted: {line[:120]}')
-    if operation in ('copy-start', 'slice-start', 'async-start'):
-      # (destination, source, context): what is moved has one size.
-      kind = kind.split(', ')[0] if operation == 'copy-start' else kind
-    operands = re.findall(r'%[\w.\-]+', rest.split('), ')[0])
-    total += array_bytes(kind)
-    total += sum(array_bytes(types.get(o, '')) for o in set(operands))
-  return total
-
-
-def functions(activation, gated, implementation, save, chip):
-  """The block as a function of its operands."""
-  if implementation == 'pallas':
-    return functools.partial(
-      sharded.ffn, sharded.Block(activation, gated, save, chip)
-    )
-
-  def block(x, branches, wo, coefficients):
-    wi = branches if gated else branches[0]
-    return reference.ffn(x, wi, wo, coefficients, activation, gated, save=save)
-
-  return block
-
-
-def measure(block, operands, place):
-  """HBM bytes of the forward pass, of the backward pass, and bytes saved."""
+def programs(block, operands, place):
+  """The forward and the backward pass with their arguments; bytes saved."""
   _, pull = jax.eval_shape(lambda *p: jax.vjp(block, *p), *operands)
   leaves, tree = jax.tree.flatten(pull)
   residuals = [
@@ -121,33 +80,76 @@ def measure(block, operands, place):
 
   def forward(*operands):
     y, pull = jax.vjp(block, *operands)
-    return y, jax.tree.leaves(pull)
+    # What the caller has already is no result.
+    own = {id(leaf) for leaf in jax.tree.leaves(operands)}
+    return y, [r for r in jax.tree.leaves(pull) if id(r) not in own]
 
   def backward(residuals, dy):
     return jax.tree.unflatten(tree, residuals)(dy)
 
-  x, branches, wo, coefficients = operands
-  params = jax.tree.leaves((branches, wo, coefficients))
+  x, *params = operands
   saved = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-  saved -= sum(leaf.size * leaf.dtype.itemsize for leaf in params)
-  ahead = jax.jit(forward).lower(*operands).compile().as_text()
-  back = jax.jit(backward).lower(residuals, x).compile().as_text()
-  # Residuals that are operands are outputs, copied, of this program only.
-  copied = sum(2 * leaf.size * leaf.dtype.itemsize for leaf in (x, *params))
-  return hbm_bytes(ahead) - copied, hbm_bytes(back), saved
+  saved -= sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(params))
+  return (forward, operands), (backward, (residuals, x)), saved
 
 
-def rows(model, variant, chip_name, tokens):
-  """Yields the table's rows for one block."""
-  name, _, gate = variant.partition(':')
-  activation, gated = activations.get(name), gate == 'gated'
+def compiled_cost(function, arguments, chip, cache, cached):
+  """The cost of a program, from the cache where it was compiled before.
+
+  None where it was not, and nothing is to be compiled.
+  """
+  traced = jax.jit(function).trace(*arguments)
+  # The program without the places in memory and in files that it names.
+  text = re.sub(r'0x[0-9a-f]+|[\w/.\-]+\.py:\d+', '', str(traced.jaxpr))
+  text = f'{jax.__version__} {chip} {text}'
+  path = cache / f'{hashlib.sha256(text.encode()).hexdigest()[:20]}.json'
+  if not path.exists():
+    if cached:
+      return None
+    hlo = traced.lower().compile().as_text()
+    cost = tpu_programs.cost(hlo, BUNDLES, chip)
+    path.write_text(json.dumps(cost._asdict()))
+  return tpu_programs.Cost(**json.loads(path.read_text()))
+
+
+def cut(activation, gated, d, f, tokens, save, chip) -> tiles.Tiles:
+  """The kernels' tiles."""
+  return tiles.choose(
+    tokens,
+    tiles.round_up(d, tiles.LANES),
+    tiles.round_up(f, tiles.LANES),
+    'bfloat16',
+    gated=gated,
+    rowwise=activation.kind == 'rowwise',
+    save=save,
+    chip=chip,
+  )
+
+
+def shards(activation, gated, d, f, tokens, chip) -> int:
+  """The fewest devices, a power of two, over which F must be split."""
+  for ways in (1, 2, 4, 8, 16, 32):
+    try:
+      for save in SAVES:
+        cut(activation, gated, d, f // ways, tokens, save, chip)
+    except errors.UserError:
+      continue
+    return ways
+  raise errors.UserError(f'D = {d} and F = {f} fit no sharding.')
+
+
+def figures(chip_name, model, name, options):
+  """Yields one record a form, of one block on one chip."""
+  activation, gated = ffn_forms.parse(name)
   d, width = MODELS[model]
-  f = mlp.width(width, gated)
+  f, tokens = mlp.width(width, gated), options.tokens
   device = topologies.get_topology_desc(
     platform='tpu', topology_name=TOPOLOGIES[chip_name]
   ).devices[0]
   chip = tiles.CHIPS[device.device_kind]
   place = jax.sharding.SingleDeviceSharding(device)
+  ways = shards(activation, gated, d, f, tokens, chip)
+  f //= ways
 
   def array(*shape, dtype=jnp.bfloat16):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
@@ -161,71 +163,103 @@ def rows(model, variant, chip_name, tokens):
       for k, v in activation.init().items()
     },
   )
-  matrices = (2 + gated) * d * f * 2
   # x, y; x, dy, dx; weights twice, their gradients once.
-  floor = 5 * tokens * d * 2 + 3 * matrices
-  for implementation, saves in SAVES.items():
-    for save in saves:
-      block = functions(activation, gated, implementation, save, chip)
-      ahead, back, saved = measure(block, operands, place)
-      vmem = ''
-      if implementation == 'pallas':
-        cut = tiles.choose(
-          tokens,
-          d,
-          f,
-          'bfloat16',
-          gated=gated,
-          rowwise=activation.kind == 'rowwise',
-          save=save,
-          chip=chip,
+  floor = 5 * tokens * d * 2 + 3 * (2 + gated) * d * f * 2
+  for form in options.forms:
+    kernel, save = form.split()
+    if ways > 1 and kernel == 'pallas' and activation.kind == 'rowwise':
+      continue
+    block = ffn_forms.block_of(activation, gated, form, chip)
+    *passes, saved = programs(block, operands, place)
+    costs = [
+      compiled_cost(*p, chip_name, options.cache, options.cached)
+      for p in passes
+    ]
+    if None in costs:
+      continue
+    vmem = None
+    if kernel == 'pallas':
+      vmem = cut(activation, gated, d, f, tokens, save, chip).vmem / tiles.MIB
+    yield ffn_report.Record(
+      chip_name, model, name, d, f, ways, form, *costs, saved, floor, vmem
+    )
+
+
+def numerics(options):
+  """Prints each form's errors against float64."""
+  rows = [('block', 'form', 'y', 'dx', 'dW, dV', 'dWo', 'dc')]
+  for name in options.blocks:
+    for form, off in ffn_forms.errors_of(name):
+      cells = ('-' if one is None else f'{one:.1e}' for one in off)
+      rows.append((name, form, *cells))
+  print('Relative L2 errors, bfloat16, kernels interpreted:')
+  print(drawing.table(rows))
+
+
+def times(options):
+  """Prints the time of XLA's forms on this machine."""
+  rows = [('block', 'form', 'ms', 'temporaries MB')]
+  for model in options.models:
+    d, width = MODELS[model]
+    for name in options.blocks:
+      f = mlp.width(width, ffn_forms.parse(name)[1])
+      for form, spent, memory in ffn_forms.times_of(
+        name, options.tokens or 1024, d, f
+      ):
+        rows.append(
+          (
+            name,
+            form,
+            f'{spent:.1f}',
+            '-' if memory is None else f'{memory:.0f}',
+          )
         )
-        vmem = f'{cut.vmem / tiles.MIB:.0f}'
-      yield [
-        chip_name,
-        model,
-        variant,
-        f'{implementation} {save}',
-        *(f'{n / 1e6:.0f}' for n in (ahead, back, ahead + back)),
-        f'{(ahead + back) / floor:.2f}',
-        f'{saved / 1e6:.0f}',
-        vmem,
-      ]
+  print(f'Measured, {jax.devices()[0].device_kind}, forward and backward pass:')
+  print(drawing.table(rows))
 
 
-HEAD = ['chip', 'model', 'block', 'form', 'forward MB', 'backward MB', 'MB']
-HEAD += ['x floor', 'saved MB', 'VMEM MiB']
+def static(options):
+  """Prints the static figures; writes them where all are asked for."""
+  options.tokens = options.tokens or 65536
+  options.cache.mkdir(parents=True, exist_ok=True)
+  records = []
+  for chip in options.chips:
+    for model in options.models:
+      for name in options.blocks:
+        found = list(figures(chip, model, name, options))
+        records += found
+        if found:
+          print('\n'.join(ffn_report.lines(found)) + '\n', flush=True)
+  if options.all:
+    ffn_report.write(records, ROOT / 'docs')
 
 
 def main():
-  """Prints the table, row by row; writes it too."""
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--models', nargs='+', default=['base'], choices=MODELS)
-  parser.add_argument('--chips', nargs='+', default=['v6e'], choices=TOPOLOGIES)
-  parser.add_argument(
-    '--variants',
-    nargs='+',
-    default=['swish:gated', 'rational', 'polyrelu', 'polynorm'],
+  """Reads the command and runs what it names."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--tokens', type=int, default=65536)
-  parser.add_argument('--output', type=pathlib.Path)
+  add = parser.add_argument
+  add('--all', action='store_true', help='every model and chip, to docs/')
+  add('--cached', action='store_true', help='compile nothing')
+  add('--numerics', action='store_true', help='errors against float64')
+  add('--time', action='store_true', help='times on this machine')
+  add('--models', nargs='+', default=['base'], choices=MODELS)
+  add('--chips', nargs='+', default=['v6e'], choices=TOPOLOGIES)
+  add('--blocks', nargs='+', default=['swish:gated'], metavar='NAME[:gated]')
+  add('--forms', nargs='+', default=ffn_forms.FORMS, choices=ffn_forms.FORMS)
+  add('--tokens', type=int, help='rows of x; 65536, or 1024 to time')
+  add('--cache', type=pathlib.Path, default=ROOT / 'runs' / 'bench_ffn')
   options = parser.parse_args()
-  lines = []
-
-  def say(cells):
-    lines.append(f'| {" | ".join(cells)} |')
-    print(lines[-1], flush=True)
-
-  say(HEAD)
-  say(['---'] * len(HEAD))
-  for chip in options.chips:
-    for model in options.models:
-      for variant in options.variants:
-        for cells in rows(model, variant, chip, options.tokens):
-          say(cells)
-  if options.output:
-    options.output.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+  if options.all:
+    options.models, options.chips = tuple(MODELS), ('v6e', 'v5e')
+    options.blocks = BLOCKS
+  for choice, run in (('numerics', numerics), ('time', times)):
+    if getattr(options, choice):
+      run(options)
+      return
+  static(options)
 
 
 if __name__ == '__main__':
-  main()
+  drawing.run(main)
