@@ -23,6 +23,8 @@ NAMES = activations.names()
 SAVES = ('inputs', 'preactivations')
 # Two tiles, two blocks of F; each its own chunk, or (when whole) two chunks.
 SMALL = tiles.Tiles(32, 128, (32, 128), 1, 0)
+# Two blocks, one of 256 columns and one of 128.
+RAGGED = tiles.Tiles(32, 256, (32, 128), 1, 0)
 SMALL_ROWS = tiles.Tiles(32, 256, (16, 256), 1, 0)
 
 
@@ -220,6 +222,14 @@ def _races_found():
   from jax._src.pallas.mosaic.interpret import interpret_pallas_call as module
 
   return module.races is not None and module.races.races_found
+
+
+@pytest.mark.parametrize('save', SAVES)
+def test_a_last_block_may_be_narrower(save):
+  activation = activations.get('swish')
+  functions = {'ragged': by_kernel(activation, True, save, cut=RAGGED)}
+  off = errors_of(activation, True, 'float32', functions, f=300)
+  assert max(jax.tree.leaves(off)) < 4e-6, off
 
 
 def test_two_cores_share_the_tokens():

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_variants import activations, network
+from t5x_variants import activations, stacks
 from t5x_variants.kernels import reference, sharded, tiles
 
 FORMS = (
@@ -54,7 +54,7 @@ def block_of(activation, gated, form, chip, interpret=False):
 
   if save not in _POLICIES:
     return block
-  policy = network.REMAT_POLICIES[_POLICIES[save]]
+  policy = stacks.REMAT_POLICIES[_POLICIES[save]]
   return jax.checkpoint(block, policy=policy)
 
 

@@ -175,16 +175,16 @@ def _forward_kernel(spec, x_ref, w_refs, wo_ref, *refs):
   c_ref = refs[0] if spec.count else None
   y_ref, kept_refs, sum_ref, z_refs, h_ref = refs[bool(spec.count) :]
   x = x_ref[...]
-  for j, columns, slot in _blocks(spec.tiles, wo_ref.shape[0]):
+  for j, columns, slot, own in _blocks(spec.tiles, wo_ref.shape[0]):
     for w_ref, z_ref in zip(w_refs, z_refs, strict=True):
-      z_ref[slot] = _dot(x, w_ref[:, columns], _NN)
+      z_ref[own] = _dot(x, w_ref[:, columns], _NN)
     for kept_ref, z_ref in zip(kept_refs, z_refs, strict=False):
-      kept_ref[:, columns] = z_ref[slot].astype(kept_ref.dtype)
-    for chunk in _chunks(spec.tiles):
+      kept_ref[:, columns] = z_ref[own].astype(kept_ref.dtype)
+    for chunk in _chunks(spec.tiles, columns.size):
       zs = [_folded(z_ref[slot, *chunk]) for z_ref in z_refs]
       h = _hidden(spec, zs, _spread(spec, c_ref))
       _store(h_ref, (slot, *chunk), h)
-    _add(sum_ref, _dot(h_ref[slot], wo_ref[columns, :], _NN), j == 0)
+    _add(sum_ref, _dot(h_ref[own], wo_ref[columns, :], _NN), j == 0)
   y_ref[...] = sum_ref[...].astype(y_ref.dtype)
 
 
@@ -200,12 +200,12 @@ def _backward_kernel(spec, x_ref, w_refs, wo_ref, kept_refs, dy_ref, *refs):
       ref[...] = jnp.zeros(ref.shape, ref.dtype)
 
   x, dy = x_ref[...], dy_ref[...]
-  for j, columns, slot in _blocks(spec.tiles, wo_ref.shape[0]):
+  for j, columns, slot, own in _blocks(spec.tiles, wo_ref.shape[0]):
     for w_ref, z_ref in zip(w_refs, z_refs, strict=False):
-      z_ref[slot] = _dot(x, w_ref[:, columns], _NN)
-    dh_ref[slot] = _dot(dy, wo_ref[columns, :], _NT)
+      z_ref[own] = _dot(x, w_ref[:, columns], _NN)
+    dh_ref[own] = _dot(dy, wo_ref[columns, :], _NT)
     totals = [0.0] * spec.count
-    for rows, lanes in _chunks(spec.tiles):
+    for rows, lanes in _chunks(spec.tiles, columns.size):
       if kept_refs:
         begin = columns.start + lanes.start
         at = rows, pl.ds(begin, lanes.size)
@@ -223,11 +223,11 @@ def _backward_kernel(spec, x_ref, w_refs, wo_ref, kept_refs, dy_ref, *refs):
       totals = [a + _to_one_tile(b) for a, b in zip(totals, flat, strict=True)]
     for k, total in enumerate(totals):
       dc_ref[k] += total
-    dwo_ref[columns, :] += _dot(h_ref[slot], dy, _TN)
+    dwo_ref[columns, :] += _dot(h_ref[own], dy, _TN)
     for b, (w_ref, dw_ref, dz_ref) in enumerate(
       zip(w_refs, dw_refs, dz_refs, strict=True)
     ):
-      dz = dz_ref[slot]
+      dz = dz_ref[own]
       _add(sum_ref, _dot(dz, w_ref[:, columns], _NT), j == 0 and b == 0)
       dw_ref[:, columns] += _dot(x, dz, _TN)
   dx_ref[...] = sum_ref[...].astype(dx_ref.dtype)
@@ -248,19 +248,22 @@ def _add(ref, value, first):
 
 def _slots(tiles, f):
   """Two, so that a block's matmuls need not wait for the last one's chunks."""
-  return min(2, f // tiles.width)
+  return min(2, -(-f // tiles.width))
 
 
 def _blocks(tiles, f):
+  """Each block's number, columns, slot, and own part of a scratch array."""
   slots = _slots(tiles, f)
-  for j in range(f // tiles.width):
-    yield j, pl.ds(j * tiles.width, tiles.width), j % slots
+  for j, begin in enumerate(range(0, f, tiles.width)):
+    width = min(tiles.width, f - begin)
+    own = j % slots, slice(None), pl.ds(0, width)
+    yield j, pl.ds(begin, width), j % slots, own
 
 
-def _chunks(tiles):
+def _chunks(tiles, width):
   rows, lanes = tiles.chunk
   for row in range(0, tiles.rows, rows):
-    for lane in range(0, tiles.width, lanes):
+    for lane in range(0, width, lanes):
       yield pl.ds(row, rows), pl.ds(lane, lanes)
 
 

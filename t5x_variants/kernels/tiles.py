@@ -2,7 +2,8 @@
 
 A kernel walks over tiles of `rows` tokens, with all weights (and in the
 backward pass all float32 weight gradients) resident in VMEM. Inside a tile
-F is cut into blocks of `width`, and each of these into chunks of
+F is cut into blocks of `width` (the last may be narrower), and each of these
+into chunks of
 `chunk` = (rows, lanes) for the elementwise work, small enough that a chunk's
 intermediates stay in registers. A row-wise activation needs whole rows: one
 block, and chunks of 16 rows.
@@ -21,12 +22,16 @@ SUBLANES = 16  # of a bfloat16 tile
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """A TPU generation: VMEM of a core, cores of a device, rows of a tile."""
+  """A TPU generation.
+
+  VMEM of a core, cores of a device, rows of a tile, columns of a block.
+  """
 
   name: str
   vmem: int
   cores: int
   rows: int
+  width: int = 256
 
 
 # By the name JAX gives the device.
@@ -36,8 +41,8 @@ CHIPS = {
   'TPU v5e': Chip('v5e', 128 * MIB, 1, 256),
   'TPU v5': Chip('v5p', 64 * MIB, 2, 256),
   'TPU v5p': Chip('v5p', 64 * MIB, 2, 256),
-  'TPU v6 lite': Chip('v6e', 128 * MIB, 1, 512),
-  'TPU v6e': Chip('v6e', 128 * MIB, 1, 512),
+  'TPU v6 lite': Chip('v6e', 128 * MIB, 1, 512, 512),
+  'TPU v6e': Chip('v6e', 128 * MIB, 1, 512, 512),
   'TPU7x': Chip('7x', 64 * MIB, 1, 512),
 }
 # Interpreted, nothing is short.
@@ -50,8 +55,8 @@ class Tiles:
 
   Attributes:
     rows: tokens of a tile.
-    width: columns of F in a block; divides F.
-    chunk: (rows, lanes) of a chunk; divides (rows, width).
+    width: columns of F in a block; the last block may be narrower.
+    chunk: (rows, lanes) of a chunk; its lanes divide width and F.
     cores: into how many independent parts the tokens are split.
     vmem: bytes the kernel is allowed.
   """
@@ -104,7 +109,7 @@ def choose(
   item = jnp.dtype(dtype).itemsize
   width = f
   if not rowwise:
-    width = next(w for w in (256, LANES) if f % w == 0)
+    width = min(chip.width, f)
   rows = chip.rows
   cores = chip.cores
   while rows > 64 and rows >= 2 * -(-tokens // cores):
