@@ -115,7 +115,7 @@ def test_the_choice_follows_from_the_committed_table():
     name, _, gate = row['block'].partition(':')
     key = row['chip'], name, gate == 'gated'
     shape = int(row['D']), int(row['F'])
-    kernel, save = row['form'].split()
+    kernel, stored = row['form'].split()
     for save, column in ((stored, 'cycles/XLA'), (None, 'cycles/best')):
       if kernel != 'pallas' or row[column] == '-':
         continue

@@ -4,7 +4,9 @@
   python tools/bench_ffn.py --models large --chips v5e --blocks rational
   python tools/bench_ffn.py --all           writes docs/kernels.md: hours; run
                                             again, it goes on where it stopped
-  python tools/bench_ffn.py --all --cached  the same, of what was compiled
+  python tools/bench_ffn.py --all --cached  the same, of what was compiled;
+                                            --write instead of --all: of what
+                                            --models, ... name
   python tools/bench_ffn.py --numerics      errors against float64
   python tools/bench_ffn.py --time          times XLA's forms on this machine
 
@@ -230,7 +232,7 @@ def static(options):
         records += found
         if found:
           print('\n'.join(ffn_report.lines(found)) + '\n', flush=True)
-  if options.all:
+  if options.write:
     ffn_report.write(records, ROOT / 'docs')
 
 
@@ -240,7 +242,8 @@ def main():
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
-  add('--all', action='store_true', help='every model and chip, to docs/')
+  add('--all', action='store_true', help='every model, v5e and v6e; --write')
+  add('--write', action='store_true', help='write docs/kernels.md')
   add('--cached', action='store_true', help='compile nothing')
   add('--numerics', action='store_true', help='errors against float64')
   add('--time', action='store_true', help='times on this machine')
@@ -253,7 +256,7 @@ def main():
   options = parser.parse_args()
   if options.all:
     options.models, options.chips = tuple(MODELS), ('v6e', 'v5e')
-    options.blocks = BLOCKS
+    options.blocks, options.write = BLOCKS, True
   for choice, run in (('numerics', numerics), ('time', times)):
     if getattr(options, choice):
       run(options)

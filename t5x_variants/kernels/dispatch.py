@@ -35,7 +35,22 @@ MARGIN = 0.95
 # leave out, take more than the margin leaves.
 TOKENS = 16384
 # (generation, activation, gated, save, D, F on a device).
-TABLE: frozenset[tuple[str, str, bool, str | None, int, int]] = frozenset()
+TABLE: frozenset[tuple[str, str, bool, str | None, int, int]] = frozenset(
+  {
+    ('v5e', 'polynorm', False, None, 768, 3072),
+    ('v5e', 'polynorm', False, 'inputs', 768, 3072),
+    ('v5e', 'polynorm', False, 'preactivations', 768, 3072),
+    ('v5e', 'polyrelu', False, 'inputs', 768, 3072),
+    ('v5e', 'polyrelu', False, 'preactivations', 768, 3072),
+    ('v5e', 'rational', False, None, 768, 3072),
+    ('v5e', 'rational', False, 'inputs', 768, 3072),
+    ('v5e', 'rational', False, 'preactivations', 768, 3072),
+    ('v5e', 'swish', True, None, 768, 2048),
+    ('v5e', 'swish', True, 'inputs', 768, 2048),
+    ('v5e', 'swish', True, 'preactivations', 768, 2048),
+    ('v6e', 'polynorm', False, 'inputs', 768, 3072),
+  }
+)
 
 _log = logging.getLogger('t5x_variants')
 OnHidden = Callable[[Float[Array, '... F']], Float[Array, '... F']]
