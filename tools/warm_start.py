@@ -25,12 +25,19 @@ import jax
 import numpy as np
 import optax
 
-from t5x_variants import errors, gin_utils, metrics, train_state
+from t5x_variants import errors, gin_utils, logs, metrics, train_state
 from t5x_variants.data import config as data_config
 from t5x_variants.weights import fit, saved
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _ROWS = 8
+_TOKENS = ('encoder_input', 'decoder_input', 'decoder_target')
+_PACKED = (
+  'encoder_segment_ids',
+  'decoder_segment_ids',
+  'encoder_positions',
+  'decoder_positions',
+)
 
 
 def main() -> None:
@@ -45,9 +52,11 @@ def main() -> None:
   parser.add_argument('--steps', type=int, default=50)
   parser.add_argument('--keep', help='a folder for the two run directories')
   options = parser.parse_args()
+  logs.quiet()
   with contextlib.ExitStack() as stack:
     folder = options.keep or stack.enter_context(tempfile.TemporaryDirectory())
-    runs = [pathlib.Path(folder) / name for name in ('source', 'warm')]
+    folder = pathlib.Path(folder).absolute()
+    runs = [folder / name for name in ('source', 'warm')]
     train(options.source, runs[0], options.source_steps)
     train(
       options.variant,
@@ -66,7 +75,7 @@ def train(variant: str, run: pathlib.Path, steps: int, *more: str) -> None:
     [
       *(sys.executable, '-m', 't5x_variants.train'),
       *(f'--gin_file=gin/{file}.gin' for file in (*files, 'runs/pretrain')),
-      f"--gin.MODEL_DIR='{run.absolute()}'",
+      f"--gin.MODEL_DIR='{run}'",
       f'--gin.TRAIN_STEPS={steps}',
       *more,
     ],
@@ -89,22 +98,17 @@ def report(
     f'{change.max():.2e}, root mean square {rms(new - old):.2e}, of logits '
     f'of root mean square {rms(old):.2f}'
   )
-  first, last = (held_out(run)[i] for run, i in ((before, -1), (after, 0)))
-  print(f'held-out loss of {source} at its end: {first["loss"]:.5f}')
+  start, *_, end = [record['loss'] for record in metrics.read(after, 'eval')]
+  last = metrics.read(before, 'eval')[-1]['loss']
+  print(f'held-out loss of {source} at its end: {last:.5f}')
   print(
-    f'held-out loss of {variant} at its start: {last["loss"]:.5f} '
-    f'(moved by {last["loss"] - first["loss"]:+.1e})'
+    f'held-out loss of {variant} at its start: {start:.5f} '
+    f'(moved by {start - last:+.1e})'
   )
-  end = held_out(after)[-1]
   print(
-    f'held-out loss of {variant} after {end["step"]} steps: {end["loss"]:.5f} '
-    f'(moved by {end["loss"] - last["loss"]:+.1e})'
+    f'held-out loss of {variant} at its end: {end:.5f} '
+    f'(moved by {end - start:+.1e})'
   )
-
-
-def held_out(run: pathlib.Path) -> list[dict]:
-  """The records of evaluations, oldest first."""
-  return metrics.read(run, 'eval')
 
 
 def rms(x: np.ndarray) -> float:
@@ -127,21 +131,13 @@ def logits(described: pathlib.Path, weights: pathlib.Path) -> np.ndarray:
   create = jax.jit(functools.partial(train_state.create, model, tx))
   state = train_state.with_weights(create(jax.random.key(0)), tx, taken)
   apply = jax.jit(functools.partial(model.apply, enable_dropout=False))
-  packed = (
-    'encoder_segment_ids',
-    'decoder_segment_ids',
-    'encoder_positions',
-    'decoder_positions',
-  )
   values = apply(
     {'params': state.params},
     *(batch[f'{part}_tokens'] for part in _TOKENS),
-    **{name: batch[name] for name in packed},
+    **{name: batch[name] for name in _PACKED},
   )
   return np.asarray(values)[batch['decoder_loss_weights'] > 0]
 
-
-_TOKENS = ('encoder_input', 'decoder_input', 'decoder_target')
 
 if __name__ == '__main__':
   try:
