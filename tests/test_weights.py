@@ -396,10 +396,9 @@ def test_our_own_checkpoints(tmp_path):
     saved.check_output('gs://bucket/x')
   with pytest.raises(errors.UserError, match='holds no checkpoint of t5x_var'):
     saved.open_checkpoint(tmp_path)
-  for file in (folder / 'checkpoints/7/state/d').iterdir():
-    os.truncate(file, file.stat().st_size // 2)
+  os.truncate(folder / 'checkpoints/7/state/_METADATA', 30)
   with pytest.raises(errors.UserError, match='checkpoints/7 cannot be read'):
-    saved.open_checkpoint(folder).read()
+    saved.open_checkpoint(folder)
 
 
 @pytest.fixture
