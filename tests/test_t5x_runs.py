@@ -27,7 +27,7 @@ pytestmark = [
   # t5x writes where each array lay; here they are read as they come.
   pytest.mark.filterwarnings('ignore:Sharding info'),
 ]
-FILES = ('models/tiny', 'variants/{variant}', 'data/embedded', 't5x/{run}')
+FILES = ('models/tiny', 'variants/{variant}', 'data/{data}', 't5x/{run}')
 # A tiny model of t5x's own, with our task in place of one of theirs.
 THEIR_MODEL = """
 include 't5x/examples/t5/t5_1_1/tiny.gin'
@@ -88,11 +88,9 @@ def launch(t5x_module, tmp_path):
   return launch
 
 
-def files(variant, run):
-  return [
-    f'--gin_file=gin/{file.format(variant=variant, run=run)}.gin'
-    for file in FILES
-  ]
+def files(variant, run, data='embedded'):
+  values = {'variant': variant, 'run': run, 'data': data}
+  return [f'--gin_file=gin/{file.format(**values)}.gin' for file in FILES]
 
 
 def bindings(**values):
@@ -209,29 +207,40 @@ def test_a_restart_is_an_unbroken_run(launch, tmp_path):
     np.testing.assert_array_equal(value, two[name], err_msg=name)
 
 
-def test_finetuning_begins_at_a_checkpoint(launch, tmp_path):
+def test_finetuning_on_pairs_begins_at_a_checkpoint(launch, tmp_path):
+  """Of other data than it was pretrained on; a restart goes on."""
   first, second = tmp_path / 'first', tmp_path / 'second'
   train(launch, first, 'polynorm', 20)
-  said = launch(
-    'train',
-    *files('polynorm', 'finetune'),
-    *bindings(
-      MODEL_DIR=str(second),
-      TRAIN_STEPS=30,
-      INITIAL_CHECKPOINT_PATH=str(first / 'checkpoint_20'),
-      CHECKPOINT_PERIOD=10,
-      EVAL_PERIOD=10,
-      EVAL_STEPS=2,
-      EVAL_EXAMPLES=16,
-    ),
-  )
-  assert 'learning_rate=0.001' in said
-  before, after = parameters(first / 'checkpoint_20'), None
+  lines = [
+    json.dumps({'inputs': f'{n} plus one', 'targets': str(n + 1)})
+    for n in range(200)
+  ]
+  (tmp_path / 'pairs.jsonl').write_text('\n'.join(lines))
+
+  def tune(steps):
+    return launch(
+      'train',
+      *files('polynorm', 'finetune', 'pairs'),
+      *bindings(
+        PAIRS=str(tmp_path / 'pairs.jsonl'),
+        MODEL_DIR=str(second),
+        TRAIN_STEPS=steps,
+        INITIAL_CHECKPOINT_PATH=str(first / 'checkpoint_20'),
+        CHECKPOINT_PERIOD=10,
+        EVAL_PERIOD=10,
+        EVAL_STEPS=1,
+      ),
+    )
+
+  assert 'learning_rate=0.001' in tune(30)
+  before = parameters(first / 'checkpoint_20')
   after = parameters(second / 'checkpoint_20')
   for name, value in before.items():
     np.testing.assert_array_equal(value, after[name], err_msg=name)
+  tune(40)
   metrics = records(second / 'inference_eval', '*-metrics.jsonl')
-  assert [record['step'] for record in metrics] == [30]
+  assert [record['step'] for record in metrics] == [30, 40]
+  assert metrics[1]['nats_per_token'] < metrics[0]['nats_per_token']
 
 
 def test_t5x_s_run_file_with_our_model(launch, tmp_path):
