@@ -282,11 +282,18 @@ def test_a_learned_export_is_no_plain_t5(tmp_path):
     transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / 'hf')
 
 
-def test_it_trains_under_transformers(tmp_path):
-  """Coefficients have a gradient there, equal to ours."""
+@pytest.mark.parametrize('fresh', [False, True])
+def test_it_trains_under_transformers(fresh, tmp_path):
+  """Coefficients have a gradient there, equal to ours, those at 0 too."""
   import torch
 
   model, params = random_model(**of_variant('rational_glu'))
+  if fresh:
+    start = model.config.activation.init()
+    assert np.any(start['denominator'] == 0)
+    params = jax.tree.map_with_path(
+      lambda path, leaf: start.get(path[-1].key, leaf), params
+    )
   export(tmp_path / 'hf', model, params)
   loaded = load(tmp_path / 'hf', True)
   inputs, shifted, targets = batch()

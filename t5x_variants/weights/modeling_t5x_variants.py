@@ -30,15 +30,20 @@ def _power_sum(coefficients, z, first):
   return result * z**first if first else result
 
 
+def _absolute(x):
+  # Not abs, whose derivative at 0 is 0: a coefficient there must learn.
+  return torch.where(x < 0, -x, x)
+
+
 def _rational(z, c, version):
   numerator = _power_sum(c['numerator'], z, 0)
   b = c['denominator']
   if version == 'A':
-    denominator = 1.0 + _power_sum(b.abs(), z.abs(), 1)
+    denominator = 1.0 + _power_sum(_absolute(b), _absolute(z), 1)
   elif version == 'C':
-    denominator = 0.1 + _power_sum(b, z, 0).abs()
+    denominator = 0.1 + _absolute(_power_sum(b, z, 0))
   else:
-    denominator = 1.0 + _power_sum(b, z, 1).abs()
+    denominator = 1.0 + _absolute(_power_sum(b, z, 1))
   return numerator / denominator
 
 
