@@ -166,7 +166,10 @@ def test_is_finite_for_any_row(activation, reference, dtype):
 )
 @hypothesis.given(data=hypothesis.strategies.data())
 def test_follows_its_formula_for_any_input(activation, reference, data):
-  element = hypothesis.strategies.floats(-50, 50, width=32)
+  # No subnormal: a processor may take it for 0, as a TPU does always.
+  element = hypothesis.strategies.floats(
+    -50, 50, width=32, allow_subnormal=False
+  )
   row = data.draw(
     hypothesis.extra.numpy.arrays(np.float32, 16, elements=element)
   )
