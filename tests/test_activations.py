@@ -173,7 +173,10 @@ def test_follows_its_formula_for_any_input(activation, reference, data):
   row = data.draw(
     hypothesis.extra.numpy.arrays(np.float32, 16, elements=element)
   )
-  z = np.tile(row, 64).reshape(SHAPE)
+  # The other rows are a grid: errors are relative to the function's scale,
+  # which a drawn row, such as one of sigmoid's far end, need not reach.
+  z = _grid(3.0).astype(np.float32)
+  z[::2] = np.tile(row, 64).reshape(SHAPE)[::2]
   _compare(activation, reference, jnp.asarray(z), 4e-6)
 
 
