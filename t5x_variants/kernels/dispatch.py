@@ -48,16 +48,22 @@ TABLE: frozenset[tuple[str, str, bool, str | None, int, int]] = frozenset(
     ('v5e', 'swish', True, None, 768, 2048),
     ('v5e', 'swish', True, 'inputs', 768, 2048),
     ('v5e', 'swish', True, 'preactivations', 768, 2048),
+    ('v5e', 'swish', True, None, 1024, 2816),
+    ('v5e', 'swish', True, 'inputs', 1024, 2816),
+    ('v5e', 'swish', True, 'preactivations', 1024, 2816),
     ('v6e', 'polynorm', False, None, 768, 3072),
     ('v6e', 'polynorm', False, 'inputs', 768, 3072),
     ('v6e', 'polynorm', False, 'preactivations', 768, 3072),
     ('v6e', 'polyrelu', False, 'inputs', 768, 3072),
+    ('v6e', 'polyrelu', False, 'preactivations', 768, 3072),
     ('v6e', 'rational', False, None, 768, 3072),
     ('v6e', 'rational', False, 'inputs', 768, 3072),
     ('v6e', 'rational', False, 'preactivations', 768, 3072),
     ('v6e', 'swish', True, None, 768, 2048),
     ('v6e', 'swish', True, 'inputs', 768, 2048),
     ('v6e', 'swish', True, 'preactivations', 768, 2048),
+    ('v6e', 'swish', True, 'inputs', 1024, 2816),
+    ('v6e', 'swish', True, 'preactivations', 1024, 2816),
   }
 )
 
