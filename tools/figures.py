@@ -4,7 +4,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 
-from t5x_variants import errors
+from t5x_variants import errors, logs
 
 # Okabe and Ito's colours, told apart by colour-blind readers too, without
 # the yellow that is lost on white.
@@ -93,6 +93,7 @@ def table(rows: list[tuple[str, ...]]) -> str:
 
 def run(main: Callable[[], None]) -> None:
   """Runs a tool; a user's slip ends in one sentence and exit status 2."""
+  logs.quiet()
   try:
     main()
   except errors.UserError as error:
