@@ -10,6 +10,7 @@ i-th n-th of the rows. The position is one number, that of the next example,
 and means the same on any number of hosts.
 """
 
+import atexit
 import dataclasses
 import json
 import os
@@ -156,6 +157,8 @@ class Batches:
   def __next__(self) -> dict[str, np.ndarray]:
     if self._iterator is None:
       self._iterator = iter(self._dataset)
+      # Its thread must not be reading when the interpreter ends: that aborts.
+      atexit.register(self._iterator.close)
       self._iterator.set_state({'example': self._position})
     following, batch = next(self._iterator)
     # The thread is ahead; this is where the caller is.
