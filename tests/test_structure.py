@@ -23,6 +23,7 @@ FLOORS = [
   {'stacks'},
   {'network'},
   {'for_t5x', 'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
+  | {'flops'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'},
   {'train_state', 'gin_utils', 'runs'},
   {'train_step', 'training_loop', 'weights'},
