@@ -42,7 +42,8 @@ class RunWriter:
 
     self._path = pathlib.Path(model_dir) / 'metrics.jsonl'
     first_written = first_step + 1 if first_step else 0
-    _drop_from(self._path, first_written)
+    # What earlier starts of the run wrote, the dropped records too.
+    self.earlier = _drop_from(self._path, first_written)
     self._file = self._path.open('a', encoding='utf-8')
     self._events = tensorboardX.SummaryWriter(
       str(model_dir), purge_step=first_written
@@ -73,21 +74,27 @@ class RunWriter:
     self._events.close()
 
 
-def _drop_from(path: pathlib.Path, step: int) -> None:
-  """Keeps the records before `step`; a half-written last line goes too."""
+def _drop_from(path: pathlib.Path, step: int) -> list[dict]:
+  """Keeps the records before `step`; a half-written last line goes too.
+
+  Returns:
+    All records that were there.
+  """
   if not path.exists():
-    return
-  kept = []
+    return []
+  found, kept = [], []
   for line in path.read_text(encoding='utf-8').splitlines():
     try:
       record = json.loads(line)
     except json.JSONDecodeError:
       continue
+    found.append(record)
     if record['step'] < step:
       kept.append(line + '\n')
   replacement = path.with_suffix('.jsonl.tmp')
   replacement.write_text(''.join(kept), encoding='utf-8')
   replacement.replace(path)
+  return found
 
 
 def read(run: str | os.PathLike, split: str | None = None) -> list[dict]:
@@ -153,7 +160,7 @@ class Clock:
 def progress_line(
   step: int, total_steps: int, values: Mapping[str, float]
 ) -> str:
-  """One line a person reads while training runs."""
+  """One line a person reads while training runs; MFU where it is known."""
   left = max(0.0, values['seconds_per_step'] * (total_steps - step))
   hours, rest = divmod(round(left), 3600)
   minutes, seconds = divmod(rest, 60)
@@ -162,14 +169,19 @@ def progress_line(
     if hours
     else (f'{minutes}:{seconds:02}')
   )
-  return (
-    f'step {step:>{len(str(total_steps))}}/{total_steps}'
-    f'  loss {values["loss"]:.4f}'
-    f'  accuracy {values["accuracy"]:6.2%}'
-    f'  {values["tokens_per_second"]:,.0f} tokens/s'
-    f'  data wait {values["data_wait"]:.1%}'
-    f'  {clock} left'
-  )
+  line = [
+    f'step {step:>{len(str(total_steps))}}/{total_steps}',
+    f'loss {values["loss"]:.4f}',
+    f'accuracy {values["accuracy"]:6.2%}',
+    f'{values["tokens_per_second"]:,.0f} tokens/s',
+  ]
+  if 'mfu' in values:
+    line.append(f'{values["tokens_per_second_per_chip"]:,.0f} a chip')
+    line.append(f'MFU {values["mfu"]:.1%}')
+  line.append(f'data wait {values["data_wait"]:.1%}')
+  if 'goodput' in values:
+    line.append(f'goodput {values["goodput"]:.1%}')
+  return '  '.join([*line, f'{clock} left'])
 
 
 def say(line: str) -> None:

@@ -2,7 +2,8 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import optax
@@ -14,7 +15,9 @@ from t5x_variants import (
   metrics,
   network,
   partitioning,
+  profiling,
   runs,
+  throughput,
   train_state,
   training_loop,
 )
@@ -44,6 +47,7 @@ def train(
   keep_period: int | None = None,
   initial_checkpoint: str | None = None,
   initial_checkpoint_partial: bool = False,
+  profile_steps: Sequence[int] | None = None,
   on_start: Callable[[metrics.RunWriter], None] = lambda writer: None,
 ) -> None:
   """Trains up to `total_steps`, from the newest checkpoint if there is one.
@@ -71,12 +75,16 @@ def train(
       optimizer state, and a run that goes on does not look at it.
     initial_checkpoint_partial: whether that may be of another variant; what
       fits is taken.
+    profile_steps: the first and the last step to trace for xprof; None traces
+      nothing, see `profiling`.
     on_start: called when all is built and before the first step.
 
   Raises:
     errors.UserError: wrong input, a loss that is not finite, a full disk.
   """
+  started = time.time()
   errors.check_positive('TRAIN_STEPS', total_steps)
+  profiling.check_steps(profile_steps, total_steps)
   errors.check_positive('NUM_MICROBATCHES', num_microbatches)
   partitioning.check_batch(train_dataset.batch_size, mesh, num_microbatches)
   folder = runs.make_folder(model_dir)
@@ -145,6 +153,12 @@ def train(
         batches=batches,
         saved=saved,
         writer=writer,
+        meter=throughput.Meter(
+          model.config,
+          mesh,
+          throughput.Goodput.of(writer.earlier, started, int(state.step)),
+        ),
+        trace=profiling.StepTrace(folder, profile_steps),
       ).run(state)
 
 

@@ -16,6 +16,8 @@ from t5x_variants import (
   metrics,
   partitioning,
   preemption,
+  profiling,
+  throughput,
   train_state,
 )
 from t5x_variants.data import config as data_config
@@ -60,6 +62,8 @@ class Loop:
   batches: data_config.Batches
   saved: checkpoints.Checkpoints
   writer: metrics.RunWriter
+  meter: throughput.Meter
+  trace: profiling.StepTrace
 
   def run(self, state: train_state.TrainState) -> None:
     """Runs from the state's step to the last one, or until told to stop."""
@@ -73,7 +77,7 @@ class Loop:
       self._evaluate(0, state)
     clock = metrics.Clock()
     train_step = in_flight = None
-    with preemption.StopRequest() as stop:
+    with preemption.StopRequest() as stop, self.trace:
       for step in range(start + 1, self.total_steps + 1):
         with clock.waiting():
           batch = next(self.batches)
@@ -81,15 +85,19 @@ class Loop:
         if train_step is None:
           train_step = self._compile(state, batch)
           clock = metrics.Clock()
-        state, sums = train_step(state, batch)
+        self.trace.before(step, in_flight)
+        with jax.profiler.StepTraceAnnotation('train', step_num=step):
+          state, sums = train_step(state, batch)
         # One step ahead of the device and no further: more would only delay
         # the answer to a signal and blur what is waited for.
         jax.block_until_ready(in_flight)
         in_flight = sums
+        with clock.paused():
+          self.trace.after(step, in_flight)
         # Asked once: a signal that comes while this step is being saved is
         # answered after the next one.
         stopping = bool(stop)
-        state = self._after(step, state, clock, stopping)
+        state = self._after(step, state, batch, clock, stopping)
         if stopping:
           self.saved.wait()
           metrics.say(
@@ -109,7 +117,7 @@ class Loop:
     return compiled
 
   def _after(
-    self, step: int, state: train_state.TrainState, clock, stop: bool
+    self, step: int, state: train_state.TrainState, batch, clock, stop: bool
   ) -> train_state.TrainState:
     """What is due after a step: a record, an evaluation, a checkpoint."""
     last = step == self.total_steps
@@ -118,7 +126,7 @@ class Loop:
     if log or save:
       self._check_finite(step, state)
     if log:
-      state = self._record(step, state, clock)
+      state = self._record(step, state, batch, clock)
     with clock.paused():
       if last or step % self.periods.eval == 0:
         self._evaluate(step, state)
@@ -146,14 +154,16 @@ class Loop:
     return f'The checkpoint of step {step} is the last good one and is kept'
 
   def _record(
-    self, step: int, state: train_state.TrainState, clock
+    self, step: int, state: train_state.TrainState, batch, clock
   ) -> train_state.TrainState:
     """Writes the record since the one before and starts the next."""
     sums = jax.device_get(state.sums)
+    measured = clock.read(float(sums['tokens'] / sums['steps']))
     values = metrics.per_token(sums) | {
       'gradient_norm': float(sums['gradient_norm'] / sums['steps']),
       'learning_rate': float(self.learning_rate(step - 1)),
-      **clock.read(float(sums['tokens'] / sums['steps'])),
+      **measured,
+      **self.meter.read(step, time.time(), batch, measured),
     }
     self.writer.write(step, 'train', values)
     metrics.say(metrics.progress_line(step, self.total_steps, values))

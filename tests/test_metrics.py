@@ -200,6 +200,27 @@ def test_the_line_says_how_long(step, seconds_per_step, left):
   )
 
 
+def test_the_line_has_what_a_tpu_gives():
+  values = {
+    'loss': 2.0,
+    'accuracy': 0.5,
+    'seconds_per_step': 1.0,
+    'tokens_per_second': 8000.0,
+    'data_wait': 0.0,
+    'tokens_per_second_per_chip': 1000.0,
+    'mfu': 0.4321,
+    'goodput': 0.987,
+  }
+  assert metrics.progress_line(10, 10, values).split('  ')[3:] == [
+    '8,000 tokens/s',
+    '1,000 a chip',
+    'MFU 43.2%',
+    'data wait 0.0%',
+    'goodput 98.7%',
+    '0:00 left',
+  ]
+
+
 def test_a_line_is_said_at_once_and_not_on_stdout(capsys):
   metrics.say('hello')
   captured = capsys.readouterr()

@@ -25,7 +25,7 @@ FLOORS = [
   {'for_t5x', 'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
   | {'flops'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'},
-  {'train_state', 'gin_utils', 'runs'},
+  {'train_state', 'gin_utils', 'runs', 'throughput', 'profiling'},
   {'train_step', 'training_loop', 'weights'},
   {'trainer', 'importing', 'inference', 'evaluation'},
 ]

@@ -157,6 +157,9 @@ def test_what_a_run_directory_holds(unbroken):
     'tokens_per_second',
     'seconds_per_step',
     'data_wait',
+    'tokens_per_second_per_chip',
+    'goodput',
+    'wall_seconds',
   } <= set(record)
 
 

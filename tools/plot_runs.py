@@ -34,6 +34,7 @@ _INDIFFERENT = {
   'CHECKPOINT_PERIOD',
   'KEEP_CHECKPOINTS',
   'KEEP_PERIOD',
+  'PROFILE_STEPS',
 }
 _UNITS = (
   ('seconds', 1.0, 300.0),
