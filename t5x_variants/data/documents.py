@@ -250,6 +250,23 @@ def read_file(
     stream.close()
 
 
+def numbered(
+  path: str, field, opener: Callable = local_open
+) -> Iterator[tuple[int, bytes]]:
+  """The documents of a file of JSON lines with their lines' numbers, from 1."""
+  stream, first = Stream(path, 0, opener), 1
+  try:
+    while block := _next_block(stream, 'json'):
+      block = block.removeprefix(_BOM) if first == 1 else block
+      for line, piece in enumerate(block.split(b'\n'), first):
+        document, _ = _text(piece, 'json', field)
+        if document:
+          yield line, document
+      first += block.count(b'\n')
+  finally:
+    stream.close()
+
+
 def uniform_hash(document: bytes) -> int:
   """64 bits that depend on the document alone, today and on any machine."""
   return int.from_bytes(hashlib.blake2b(document, digest_size=8).digest())

@@ -67,6 +67,13 @@ class DocumentSource(seqio.DataSource):
     """The files of a split."""
     return self._files.get(split, self._files['train'])
 
+  def numbered_documents(self):
+    """Yields (file, line number from 1, document) of all files of lines."""
+    for split in self._files:
+      for path in self.list_shards(split):
+        for line, document in documents_lib.numbered(path, self._field, _open):
+          yield path, line, document
+
   def parts(self, split: str) -> int:
     """Into how many shares the documents fall without reading files twice."""
     files = len(self.list_shards(split))

@@ -7,14 +7,17 @@ A task is named once and looked up by its name ever after, by
   tasks.span_corruption.source = @corpora.embedded()
   tasks.span_corruption.vocabulary = @vocabularies.byte()
 
-For t5x, which asks a task for its metrics and a model for its vocabularies, it
-has a metric, the held-out loss, and `vocabulary` looks up what a task has.
+For t5x, which asks a task for its metrics and a model for its vocabularies, a
+task has one metric, the held-out loss, unless it was given others, and
+`vocabulary` looks up what a task has. The metrics are seqio's: a registered
+task has them in `predict_metric_fns`, and what they compare is made of text by
+its `postprocess_fn`.
 """
 
 import functools
 import hashlib
 
-from t5x_variants.data import documents, noise
+from t5x_variants.data import answers, documents, noise
 from t5x_variants.data import span_corruption as corruption
 from t5x_variants.data._tensorflow import seqio, tf
 from t5x_variants.errors import UserError
@@ -172,51 +175,97 @@ def span_corruption(
 
 
 def text_to_text(
-  source, vocabulary, name: str | None = None, prefix: str = ''
+  source,
+  vocabulary,
+  name: str | None = None,
+  prefix: str = '',
+  metric_fns=(),
+  labels=None,
+  postprocess_fn=None,
 ) -> str:
   """Registers pairs of inputs and targets; again the same, again the name.
 
-  Inputs or targets that are longer than the model's are cut, EOS kept.
+  Inputs or targets that are longer than the model's are cut, EOS kept. With
+  metrics the task is judged by these and no longer by `nats_per_token`.
 
   Args:
-    source: of `corpora.pairs`.
+    source: of `corpora.pairs`; or any seqio data source of {'inputs': string,
+      'targets': string}, whose other fields are kept for `postprocess_fn`.
     vocabulary: the one that the model was trained with.
     name: of the task; None: one made of all that is given here.
     prefix: put before every input, such as T5's 'cola sentence: '.
+    metric_fns: functions of (targets, predictions), such as those of `scores`.
+    labels: the only targets there may be; None: any text. The files of
+      `corpora.pairs` are read through at once to check them.
+    postprocess_fn: (text, *, example, is_target) -> what the metrics compare;
+      None: the text, stripped.
 
   Returns:
     The name of the task.
+
+  Raises:
+    UserError: a target outside the labels, a function that is no metric, or
+      another task of that name.
   """
+  metric_fns = tuple(metric_fns)
+  answers.check_metrics(metric_fns)
+  if labels is not None:
+    answers.check_labels(labels, source)
+    labels = tuple(labels)
+  names = [answers.name_of(function) for function in metric_fns]
+  if postprocess_fn is None:
+    postprocess_fn = functools.partial(answers.as_text, labels=labels)
   return _register(
     'text_to_text',
     name,
     source,
     vocabulary,
-    (prefix,),
+    (prefix, *((names, labels) if names or labels else ())),
     [
       functools.partial(_tokenize_pair, prefix=prefix),
       seqio.preprocessors.append_eos_after_trim,
     ],
+    metric_fns,
+    postprocess_fn,
   )
 
 
 def _tokenize_pair(dataset, output_features, prefix: str):
-  """Both fields of a document (see `corpora.pairs`) to tokens."""
+  """Both fields of a document (see `corpora.pairs`) to tokens.
+
+  The texts are kept, as seqio's `inputs_pretokenized`, `targets_pretokenized`.
+  """
   vocabulary = output_features['targets'].vocabulary
 
   @_as_is
   def tokenize(example):
-    parts = tf.strings.split(example['text'], documents.SEPARATOR)
-    return {
-      'inputs': vocabulary.encode_tf(tf.strings.join([prefix, parts[0]])),
-      'targets': vocabulary.encode_tf(parts[1]),
-    }
+    example = dict(example)
+    if 'text' in example:
+      pair = tf.strings.split(example.pop('text'), documents.SEPARATOR)
+      example |= {'inputs': pair[0], 'targets': pair[1]}
+    for name, start in {'inputs': prefix, 'targets': ''}.items():
+      text = tf.strings.join([start, example[name]])
+      example[name + '_pretokenized'] = text
+      example[name] = vocabulary.encode_tf(text)
+    return example
 
   return dataset.map(tokenize)
 
 
+def subtasks(mixture_or_task_name: str) -> list:
+  """The tasks of a registered mixture, or the one task of that name."""
+  return list(seqio.get_subtasks(get(mixture_or_task_name)))
+
+
 def _register(
-  kind: str, name: str | None, source, vocabulary, options, preprocessors
+  kind: str,
+  name: str | None,
+  source,
+  vocabulary,
+  options,
+  preprocessors,
+  metric_fns=(),
+  postprocess_fn=None,
 ) -> str:
   """Adds a task to seqio's registry, unless the same one is there."""
   made_of = repr(
@@ -243,8 +292,10 @@ def _register(
     source=source,
     output_features={'inputs': feature, 'targets': feature},
     preprocessors=preprocessors,
-    postprocess_fn=_number_of_tokens,
-    metric_fns=[nats_per_token],
+    # Targets are counted for the loss, compared by any other metric: seqio
+    # makes them up once for all metrics of a task.
+    postprocess_fn=postprocess_fn if metric_fns else _number_of_tokens,
+    metric_fns=list(metric_fns) or [nats_per_token],
   )
   _MADE_OF[name] = made_of
   return name

@@ -1,0 +1,87 @@
+"""What a task expects back as text: labels, metrics, and their checks.
+
+seqio hands the decoded text of every prediction, and every target, to a
+task's `postprocess_fn(text, example=..., is_target=...)`, and the lists of
+what it returns to `metric_fn(targets, predictions)`. Here both are text
+without white space at its ends. With labels, a target must be one of them; a
+prediction that is none stays what it is, and metrics count it as wrong.
+"""
+
+import functools
+import inspect
+
+from t5x_variants.data import documents
+from t5x_variants.errors import UserError
+
+_ARGUMENTS = (['targets', 'predictions'], ['targets', 'scores'])
+
+
+def as_text(text, *, example=None, is_target: bool = False, labels=None) -> str:
+  """Target or prediction as the metrics see it.
+
+  Args:
+    text: str, or bytes in UTF-8.
+    example: unused; seqio passes it.
+    is_target: whether it is a target.
+    labels: those allowed of a target; None: any text.
+
+  Returns:
+    The text, stripped.
+  """
+  del example
+  if isinstance(text, bytes):
+    text = text.decode('utf-8', 'replace')
+  text = text.strip()
+  if is_target and labels is not None and text not in labels:
+    raise UserError(_outside(text, 'a target', labels))
+  return text
+
+
+def _outside(text: str, what: str, labels) -> str:
+  return f'{what} is {text!r}: the labels of the task are {list(labels)}'
+
+
+def check_labels(labels, source) -> None:
+  """Reads a source's files, if it has some, and refuses other targets.
+
+  Args:
+    labels: allowed targets.
+    source: of `corpora.pairs`, or any other, of which nothing is read.
+
+  Raises:
+    UserError: no labels, or a target outside them; it names file and line.
+  """
+  if isinstance(labels, str) or not all(isinstance(x, str) for x in labels):
+    raise UserError(f'labels={labels!r}: give a list of strings')
+  if len(set(labels)) < 2:
+    raise UserError(f'labels={labels!r}: name two different ones or more')
+  if not hasattr(source, 'numbered_documents'):
+    return
+  for path, line, document in source.numbered_documents():
+    target = document.decode().split(documents.SEPARATOR)[1]
+    if target not in labels:
+      what = f'{path}, line {line}: the target'
+      raise UserError(_outside(target, what, labels))
+
+
+def check_metrics(metric_fns) -> None:
+  """Refuses what seqio could not call as a metric."""
+  for metric in metric_fns:
+    needed = [
+      name
+      for name, parameter in inspect.signature(metric).parameters.items()
+      if parameter.default is parameter.empty
+      and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if needed not in _ARGUMENTS:
+      raise UserError(
+        f'metric_fns: {name_of(metric)} takes {needed}; a metric is a function'
+        ' of (targets, predictions), such as those of t5x_variants.data.scores'
+      )
+
+
+def name_of(function) -> str:
+  """A function's name, and what it was bound to."""
+  if isinstance(function, functools.partial):
+    return f'{name_of(function.func)}{function.args}{function.keywords}'
+  return f'{function.__module__}.{function.__qualname__}'
