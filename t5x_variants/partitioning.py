@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_variants import errors
@@ -49,20 +50,54 @@ def standard_logical_axis_rules(parameter_partitioning_dims: int = 1) -> Rules:
   )
 
 
-def make_mesh(model_axis_size: int = 1) -> Mesh:
-  """A mesh over all devices: `model_axis_size` wide, the rest is `data`."""
-  devices = jax.device_count()
-  if model_axis_size < 1 or devices % model_axis_size:
-    fitting = [n for n in range(1, devices + 1) if devices % n == 0]
+def make_mesh(
+  model_axis_size: int = 1,
+  data_axis_size: int | None = None,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """A mesh over all devices, laid along the links between them.
+
+  Args:
+    model_axis_size: devices that share one copy of the parameters.
+    data_axis_size: how many such groups there must be; None takes what is
+      there. A slice that lacks a host is refused by it.
+    devices: of a slice that is elsewhere; None takes this run's.
+
+  Raises:
+    errors.UserError: the sizes are not those of the devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  count = len(devices)
+  if model_axis_size < 1 or count % model_axis_size:
+    fitting = [n for n in range(1, count + 1) if count % n == 0]
     raise errors.UserError(
       f'The model axis of the mesh is {model_axis_size}, which does not '
-      f'divide the {devices} device(s); choose one of {fitting}.'
+      f'divide the {count} device(s); choose one of {fitting}.'
     )
-  return jax.make_mesh(
-    (devices // model_axis_size, model_axis_size),
+  if data_axis_size not in (None, count // model_axis_size):
+    raise errors.UserError(
+      f'DATA_AXIS_SIZE {data_axis_size} times MODEL_AXIS_SIZE '
+      f'{model_axis_size} is a mesh of {data_axis_size * model_axis_size} '
+      f'devices, but there are {count}: take the gin/tpu file of this slice, '
+      f'or DATA_AXIS_SIZE={count // model_axis_size}; None takes what is '
+      'there.'
+    )
+  return Mesh(
+    _laid_out((count // model_axis_size, model_axis_size), devices),
     ('data', 'model'),
     axis_types=(jax.sharding.AxisType.Auto,) * 2,
   )
+
+
+def _laid_out(shape: tuple[int, int], devices) -> np.ndarray:
+  """Devices so that neighbours of an axis are neighbours in the slice."""
+  try:
+    return mesh_utils.create_device_mesh(shape, devices)
+  except NotImplementedError:
+    # No set of the slice's own axes has these sizes: cut one of them.
+    return mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
 
 
 def check_batch(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> None:

@@ -16,12 +16,12 @@ from t5x_variants import (
   network,
   partitioning,
   profiling,
+  programs,
   runs,
   throughput,
   train_state,
   training_loop,
 )
-from t5x_variants import train_step as step_lib
 from t5x_variants.data import config as data_config
 from t5x_variants.weights import fit
 from t5x_variants.weights import saved as weights
@@ -127,25 +127,21 @@ def train(
       writer = metrics.RunWriter(folder, int(state.step))
       stack.callback(writer.close)
       on_start(writer)
-      train_step = step_lib.make_train_step(
-        model,
-        tx,
-        random_seed=random_seed,
-        num_microbatches=num_microbatches,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-      )
       training_loop.Loop(
         total_steps=total_steps,
         periods=periods,
         mesh=mesh,
-        train_step=jax.jit(
-          train_step,
-          out_shardings=(training_loop.shardings_of(state), None),
-          donate_argnums=0,
+        train_step=programs.train_step(
+          model,
+          tx,
+          state,
+          random_seed=random_seed,
+          num_microbatches=num_microbatches,
+          label_smoothing=label_smoothing,
+          z_loss=z_loss,
         ),
         evaluate=training_loop.Evaluation(
-          jax.jit(step_lib.make_eval_step(model, num_microbatches)),
+          programs.eval_step(model, num_microbatches),
           _held_out(eval_dataset, model, periods.eval_steps),
           mesh,
         ),
@@ -180,15 +176,8 @@ def _restore_or_create(
   model, tx, initial, key, shapes, shardings, mesh, saved, batches
 ):
   """The newest whole checkpoint's state, or a new one."""
-  abstract = jax.eval_shape(functools.partial(train_state.start, tx), shapes)
-  where = partitioning.state_shardings(abstract, shapes, shardings, mesh)
-  abstract = jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    abstract,
-    where,
-  )
+  abstract = programs.abstract_state(tx, shapes, shardings, mesh)
+  where = programs.shardings_of(abstract)
   state = saved.restore_latest(abstract, batches)
   if state is not None:
     metrics.say(f'Going on from the checkpoint of step {int(state.step)}.')

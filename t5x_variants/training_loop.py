@@ -17,6 +17,7 @@ from t5x_variants import (
   partitioning,
   preemption,
   profiling,
+  programs,
   throughput,
   train_state,
 )
@@ -168,7 +169,7 @@ class Loop:
     self.writer.write(step, 'train', values)
     metrics.say(metrics.progress_line(step, self.total_steps, values))
     zeros = jax.device_put(
-      train_state.zero_sums(), shardings_of(dict(state.sums))
+      train_state.zero_sums(), programs.shardings_of(dict(state.sums))
     )
     return state.replace(sums=zeros)
 
@@ -216,8 +217,3 @@ def return_free_memory() -> None:
   """
   with contextlib.suppress(AttributeError, OSError):
     ctypes.CDLL(None).malloc_trim(0)
-
-
-def shardings_of(tree):
-  """The sharding of each array of a tree."""
-  return jax.tree.map(lambda leaf: leaf.sharding, tree)

@@ -61,6 +61,17 @@ def test_a_model_axis_that_does_not_fit_is_refused(size):
   assert '[1, 2, 4, 8]' in str(error.value)
 
 
+def test_a_slice_that_lacks_a_host_is_refused():
+  assert partitioning.make_mesh(2, 4).shape == {'data': 4, 'model': 2}
+  with pytest.raises(errors.UserError) as error:
+    partitioning.make_mesh(2, 8)
+  message = str(error.value)
+  assert 'a mesh of 16 devices, but there are 8' in message
+  assert 'DATA_AXIS_SIZE=4' in message
+  few = partitioning.make_mesh(2, devices=jax.devices()[:4])
+  assert few.shape == {'data': 2, 'model': 2}
+
+
 @pytest.mark.parametrize(
   'batch, parts, unit, fit',
   [

@@ -26,7 +26,9 @@ FLOORS = [
   | {'flops'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'},
   {'train_state', 'gin_utils', 'runs', 'throughput', 'profiling'},
-  {'train_step', 'training_loop', 'weights'},
+  {'train_step', 'weights'},
+  {'programs'},
+  {'training_loop'},
   {'trainer', 'importing', 'inference', 'evaluation'},
 ]
 # On one floor, but they do not know each other.
