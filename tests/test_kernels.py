@@ -5,6 +5,7 @@ interpreted; odd sizes make every kind of padding happen, and small tiles make
 several tiles, blocks of F and chunks.
 """
 
+import dataclasses
 import functools
 import logging
 
@@ -230,6 +231,31 @@ def test_a_last_block_may_be_narrower(save):
   functions = {'ragged': by_kernel(activation, True, save, cut=RAGGED)}
   off = errors_of(activation, True, 'float32', functions, f=300)
   assert max(jax.tree.leaves(off)) < 4e-6, off
+
+
+@pytest.mark.parametrize('save', SAVES)
+@pytest.mark.parametrize('name, gated', [('rational', True), ('gelu', False)])
+def test_parts_of_f_add_up(name, gated, save):
+  # F = 300 is padded to 384: three parts, the last of them mostly padding.
+  cut = dataclasses.replace(SMALL, parts=3)
+  activation = activations.get(name)
+  block = sharded.Block(
+    activation, gated, save, tiles.INTERPRETED, None, True, cut
+  )
+  functions = {'parts': functools.partial(sharded.ffn, block)}
+  off = errors_of(activation, gated, 'float32', functions, f=300)
+  assert max(jax.tree.leaves(off)) < 4e-6, off
+  # Sums of parts are rounded once, as of one.
+  whole = by_kernel(activation, gated, save)
+  found = errors_of(
+    activation, gated, 'bfloat16', functions | {'whole': whole}, f=300
+  )
+  for one, other in zip(
+    jax.tree.leaves(found['parts']),
+    jax.tree.leaves(found['whole']),
+    strict=True,
+  ):
+    assert one < 1.05 * other + 1e-6, found
 
 
 def test_two_cores_share_the_tokens():
@@ -458,10 +484,16 @@ def test_tiles_shrink_until_they_fit_or_say_what_would():
   assert choose(768, 2048, 'TPU v6e').rows == 512
   assert choose(768, 2048, 'TPU v5e').rows == 256
   assert choose(1024, 2816, 'TPU v6e').rows == 512
-  with pytest.raises(errors.UserError, match='`model` axis of 2 or more'):
-    choose(2048, 5120, 'TPU v6e')
-  cut = choose(2048, 5120 // 2, 'TPU v6e')
+  # What does not fit whole is split.
+  assert choose(768, 2048, 'TPU v6e').parts == 1
+  cut = choose(2048, 5120, 'TPU v6e')
+  assert cut.parts == 2 and cut.width * cut.parts <= 5120
   assert cut.vmem <= tiles.CHIPS['TPU v6e'].vmem
+  # Rows of F cannot be; and of D nothing is.
+  with pytest.raises(errors.UserError, match='`model` axis of 2 or more'):
+    choose(2048, 5120, 'TPU v6e', rowwise=True)
+  with pytest.raises(errors.UserError, match='no sharding of the width'):
+    choose(2**18, 512, 'TPU v6e')
 
 
 # Sharded.

@@ -20,6 +20,10 @@ that a chunk viewed as (rows / 8, 8, lanes) broadcasts with, so its cotangent
 comes back as (1, 8, lanes): a few vector additions in place of a reduction to
 a scalar. The 1,024 numbers left of each are summed outside.
 
+Parts: a kernel may be one of several along F. It then takes the float32 sum of
+those before it, and gives on its own y or dx in float32, or, as the last, in
+the dtype of x.
+
 Shapes: x, y [M, D]; W, V [D, F]; Wo [F, D]; coefficients [1, K] in the order
 of their sorted names; z, u [M, F]. M is a multiple of the tile, D and F of
 128.
@@ -67,8 +71,18 @@ class Spec(NamedTuple):
     return sum(size for _, size in self.sizes)
 
 
-def forward(spec: Spec, x, branches, wo, coefficients):
-  """Returns y and, where they are kept, z (and u)."""
+def forward(spec: Spec, x, branches, wo, coefficients, before=(), dtype=None):
+  """Returns y and, where they are kept, z (and u).
+
+  Args:
+    spec: what to compile.
+    x: [M, D].
+    branches: W (and V), [D, F].
+    wo: [F, D].
+    coefficients: [1, K], float32.
+    before: one float32 array [M, D], the y of other parts of F, or none.
+    dtype: of y; None is that of x.
+  """
   (m, d), f, t = x.shape, wo.shape[0], spec.tiles
   tile = pl.BlockSpec((t.rows, d), lambda i: (i, 0))
   wide = pl.BlockSpec((t.rows, f), lambda i: (i, 0))
@@ -84,11 +98,12 @@ def forward(spec: Spec, x, branches, wo, coefficients):
       tile,
       tuple(_resident(spec, w.shape) for w in branches),
       _resident(spec, wo.shape),
+      (tile,) * len(before),
       *_scalars(spec),
     ),
     out_specs=(tile, (wide,) * kept),
     out_shape=(
-      jax.ShapeDtypeStruct((m, d), x.dtype),
+      jax.ShapeDtypeStruct((m, d), dtype or x.dtype),
       (jax.ShapeDtypeStruct((m, f), x.dtype),) * kept,
     ),
     scratch_shapes=(
@@ -101,16 +116,39 @@ def forward(spec: Spec, x, branches, wo, coefficients):
     ),
     cost_estimate=pl.CostEstimate(
       flops=2 * m * matrices,
-      bytes_accessed=(2 * m * d + kept * m * f + matrices) * item,
+      bytes_accessed=(2 * m * d + kept * m * f + matrices) * item
+      + 4 * m * d * len(before),
       transcendentals=m * f,
     ),
     interpret=spec.interpret,
     name=f'ffn_forward_{_label(spec)}',
-  )(x, branches, wo, *([coefficients] if spec.count else []))
+  )(x, branches, wo, before, *([coefficients] if spec.count else []))
 
 
-def backward(spec: Spec, x, branches, wo, coefficients, kept, dy):
-  """Returns dx, (dW, dV), dWo and dc; all but dx in float32, dc as [K]."""
+def backward(
+  spec: Spec,
+  x,
+  branches,
+  wo,
+  coefficients,
+  kept,
+  dy,
+  before=(),
+  dtype=None,
+):
+  """Returns dx, (dW, dV), dWo and dc; all but dx in float32, dc as [K].
+
+  Args:
+    spec: what to compile.
+    x: [M, D].
+    branches: W (and V), [D, F].
+    wo: [F, D].
+    coefficients: [1, K], float32.
+    kept: z (and u), [M, F] in the dtype of x, or none.
+    dy: [M, D].
+    before: one float32 array [M, D], the dx of other parts of F, or none.
+    dtype: of dx; None is that of x.
+  """
   (m, d), f, t = x.shape, wo.shape[0], spec.tiles
   cores, steps = t.cores, m // t.rows // t.cores
   tile = pl.BlockSpec((t.rows, d), lambda c, i: (c * steps + i, 0))
@@ -138,11 +176,12 @@ def backward(spec: Spec, x, branches, wo, coefficients, kept, dy):
       _resident(spec, wo.shape),
       (wide,) * len(kept),
       tile,
+      (tile,) * len(before),
       *_scalars(spec),
     ),
     out_specs=(tile, dbranches[0], dwo[0], *(s[0] for s in dc)),
     out_shape=(
-      jax.ShapeDtypeStruct((m, d), x.dtype),
+      jax.ShapeDtypeStruct((m, d), dtype or x.dtype),
       dbranches[1],
       dwo[1],
       *(s[1] for s in dc),
@@ -161,20 +200,29 @@ def backward(spec: Spec, x, branches, wo, coefficients, kept, dy):
       flops=(4 if kept else 6) * m * matrices,
       bytes_accessed=(3 * m * d + len(kept) * m * f + matrices)
       * x.dtype.itemsize
-      + 4 * cores * matrices,
+      + 4 * (cores * matrices + m * d * len(before)),
       transcendentals=m * f,
     ),
     interpret=spec.interpret,
     name=f'ffn_backward_{_label(spec)}',
-  )(x, branches, wo, tuple(kept), dy, *([coefficients] if spec.count else []))
+  )(
+    x,
+    branches,
+    wo,
+    tuple(kept),
+    dy,
+    before,
+    *([coefficients] if spec.count else []),
+  )
   dc = dc[0].sum((0, 2, 3)) if dc else jnp.zeros((0,), jnp.float32)
   return dx, tuple(w.sum(0) for w in dbranches), dwo.sum(0), dc
 
 
-def _forward_kernel(spec, x_ref, w_refs, wo_ref, *refs):
+def _forward_kernel(spec, x_ref, w_refs, wo_ref, before_refs, *refs):
   c_ref = refs[0] if spec.count else None
   y_ref, kept_refs, sum_ref, z_refs, h_ref = refs[bool(spec.count) :]
   x = x_ref[...]
+  _start(sum_ref, before_refs)
   for j, columns, slot, own in _blocks(spec.tiles, wo_ref.shape[0]):
     for w_ref, z_ref in zip(w_refs, z_refs, strict=True):
       z_ref[own] = _dot(x, w_ref[:, columns], _NN)
@@ -184,11 +232,14 @@ def _forward_kernel(spec, x_ref, w_refs, wo_ref, *refs):
       zs = [_folded(z_ref[slot, *chunk]) for z_ref in z_refs]
       h = _hidden(spec, zs, _spread(spec, c_ref))
       _store(h_ref, (slot, *chunk), h)
-    _add(sum_ref, _dot(h_ref[own], wo_ref[columns, :], _NN), j == 0)
+    first = j == 0 and not before_refs
+    _add(sum_ref, _dot(h_ref[own], wo_ref[columns, :], _NN), first)
   y_ref[...] = sum_ref[...].astype(y_ref.dtype)
 
 
-def _backward_kernel(spec, x_ref, w_refs, wo_ref, kept_refs, dy_ref, *refs):
+def _backward_kernel(
+  spec, x_ref, w_refs, wo_ref, kept_refs, dy_ref, before_refs, *refs
+):
   c_ref = refs[0] if spec.count else None
   dx_ref, dw_refs, dwo_ref, *refs = refs[bool(spec.count) :]
   dc_ref = refs.pop(0) if spec.count else None
@@ -200,6 +251,7 @@ def _backward_kernel(spec, x_ref, w_refs, wo_ref, kept_refs, dy_ref, *refs):
       ref[...] = jnp.zeros(ref.shape, ref.dtype)
 
   x, dy = x_ref[...], dy_ref[...]
+  _start(sum_ref, before_refs)
   for j, columns, slot, own in _blocks(spec.tiles, wo_ref.shape[0]):
     for w_ref, z_ref in zip(w_refs, z_refs, strict=False):
       z_ref[own] = _dot(x, w_ref[:, columns], _NN)
@@ -228,7 +280,8 @@ def _backward_kernel(spec, x_ref, w_refs, wo_ref, kept_refs, dy_ref, *refs):
       zip(w_refs, dw_refs, dz_refs, strict=True)
     ):
       dz = dz_ref[own]
-      _add(sum_ref, _dot(dz, w_ref[:, columns], _NT), j == 0 and b == 0)
+      first = j == 0 and b == 0 and not before_refs
+      _add(sum_ref, _dot(dz, w_ref[:, columns], _NT), first)
       dw_ref[:, columns] += _dot(x, dz, _TN)
   dx_ref[...] = sum_ref[...].astype(dx_ref.dtype)
 
@@ -240,6 +293,12 @@ def _hidden(spec, zs, coefficients):
 
 def _dot(a, b, contract):
   return lax.dot_general(a, b, contract, preferred_element_type=jnp.float32)
+
+
+def _start(sum_ref, before_refs):
+  """The sum of the parts before, if there are any."""
+  for ref in before_refs:
+    sum_ref[...] = ref[...]
 
 
 def _add(ref, value, first):

@@ -6,6 +6,9 @@ cotangent; a padded column of F has Wo = 0 and so dh = 0, whatever act(0) is; a
 padded column of D has x = W = 0. A row-wise activation would count the padded
 columns of F, so there F must be aligned.
 
+Parts: where the weights do not fit VMEM, F is cut into parts (tiles.py), and
+y and dx are sums over them. What is kept of each part stays apart.
+
 Mesh: tokens over `data`, F over `model`. Every device runs the kernels on what
 it has; summed are y and dx over `model`, the weights' gradients over `data`,
 the coefficients' over both. No tensor is gathered for it. A row-wise activation
@@ -15,6 +18,7 @@ Shapes: x, y [..., D], the first axis over `data`; z, u [..., F].
 """
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -115,9 +119,11 @@ def _save(block, x, branches, wo, coefficients):
 
 
 def _forward(block, x, branches, wo, coefficients):
-  keep = block.save == 'preactivations'
   x_spec, z_spec, w_spec, wo_spec = _specs(x.ndim)
   count = len(branches)
+  kept = 0
+  if block.save == 'preactivations':
+    kept = count * _tiles(block, *_local(block, x, len(wo)), x.dtype).parts
 
   def local(x, branches, wo, coefficients):
     y, kept = _local_forward(block, x, branches, wo, coefficients)
@@ -127,7 +133,7 @@ def _forward(block, x, branches, wo, coefficients):
     block,
     local,
     (x_spec, (w_spec,) * count, wo_spec, P()),
-    (x_spec, (z_spec,) * count if keep else ()),
+    (x_spec, (z_spec,) * kept),
   )(x, branches, wo, coefficients)
 
 
@@ -253,27 +259,61 @@ def _operands(spec, x, branches, wo, coefficients, *more):
 def _local_forward(block, x, branches, wo, coefficients):
   tokens, d, f = x.size // x.shape[-1], *branches[0].shape
   spec = _spec(block, tokens, d, f, x.dtype, coefficients)
-  padded = _operands(spec, x, branches, wo, coefficients)
-  y, kept = pallas_tpu.forward(spec, *padded)
-  kept = tuple(z[:tokens, :f].reshape(*x.shape[:-1], f) for z in kept)
-  return y[:tokens, :d].reshape(x.shape), kept
+  rows, *weights, vector = _operands(spec, x, branches, wo, coefficients)
+  y, kept = (), []
+  for last, branches, wo in _parts(spec, *weights):
+    dtype = x.dtype if last else jnp.float32
+    y, zs = pallas_tpu.forward(spec, rows, branches, wo, vector, y, dtype)
+    kept += zs
+    y = (y,)
+  kept = tuple(z[:tokens, :f].reshape(*x.shape[:-1], -1) for z in kept)
+  return y[0][:tokens, :d].reshape(x.shape), kept
 
 
 def _local_backward(block, x, branches, wo, coefficients, kept, dy):
   tokens, d, f = x.size // x.shape[-1], *branches[0].shape
   spec = _spec(block, tokens, d, f, x.dtype, coefficients)
-  *padded, vector, dy_rows = _operands(spec, x, branches, wo, coefficients, dy)
-  zs = tuple(_rows(spec, z) for z in kept)
-  dx, dbranches, dwo, vector = pallas_tpu.backward(
-    spec, *padded, vector, zs, dy_rows
+  rows, *weights, vector, dy = _operands(
+    spec, x, branches, wo, coefficients, dy
   )
+  kept = (_rows(spec, z) for z in kept)
+  dx, dbranches, dwos, dvector = (), [], [], 0.0
+  for last, branches, wo in _parts(spec, *weights):
+    zs = tuple(itertools.islice(kept, len(branches)))
+    dx, *dweights, dc = pallas_tpu.backward(
+      spec,
+      rows,
+      branches,
+      wo,
+      vector,
+      zs,
+      dy,
+      dx,
+      x.dtype if last else jnp.float32,
+    )
+    dx = (dx,)
+    dbranches.append(dweights[0])
+    dwos.append(dweights[1])
+    dvector += dc
   dcoefficients, k = {}, 0
   for name, size in spec.sizes:
-    dcoefficients[name] = vector[k : k + size]
+    dcoefficients[name] = dvector[k : k + size]
     k += size
   return (
-    dx[:tokens, :d].reshape(x.shape),
-    tuple(w[:d, :f] for w in dbranches),
-    dwo[:f, :d],
+    dx[0][:tokens, :d].reshape(x.shape),
+    tuple(
+      jnp.concatenate(parts, 1)[:d, :f]
+      for parts in zip(*dbranches, strict=True)
+    ),
+    jnp.concatenate(dwos)[:f, :d],
     dcoefficients,
   )
+
+
+def _parts(spec, branches, wo):
+  """Yields, of each part of F, whether it is the last, W (and V), and Wo."""
+  width = wo.shape[0] // spec.tiles.parts
+  for begin in range(0, wo.shape[0], width):
+    columns = slice(begin, begin + width)
+    last = columns.stop == wo.shape[0]
+    yield last, tuple(w[:, columns] for w in branches), wo[columns]

@@ -7,6 +7,9 @@ into chunks of
 `chunk` = (rows, lanes) for the elementwise work, small enough that a chunk's
 intermediates stay in registers. A row-wise activation needs whole rows: one
 block, and chunks of 16 rows.
+
+Where weights and gradients do not fit, F is split into `parts`, each a kernel
+of its own that adds its share to the float32 y or dx of the parts before it.
 """
 
 import dataclasses
@@ -59,6 +62,7 @@ class Tiles:
     chunk: (rows, lanes) of a chunk; its lanes divide width and F.
     cores: into how many independent parts the tokens are split.
     vmem: bytes the kernel is allowed.
+    parts: kernels that F is split over, one after another.
   """
 
   rows: int
@@ -66,6 +70,7 @@ class Tiles:
   chunk: tuple[int, int]
   cores: int
   vmem: int
+  parts: int = 1
 
 
 def round_up(size: int, unit: int) -> int:
@@ -74,13 +79,34 @@ def round_up(size: int, unit: int) -> int:
 
 
 def vmem_bytes(
-  rows: int, width: int, d: int, f: int, gated: bool, save: str, item: int
+  rows: int,
+  width: int,
+  d: int,
+  f: int,
+  gated: bool,
+  save: str,
+  item: int,
+  parts: int = 1,
 ) -> int:
-  """VMEM of the backward kernel, which needs more than the forward one."""
+  """VMEM of the backward kernel, which needs more than the forward one.
+
+  Args:
+    rows: tokens of a tile.
+    width: columns of F in a block.
+    d: D, `emb_dim`.
+    f: F of one part.
+    gated: whether there are two input matrices.
+    save: 'inputs' or 'preactivations'.
+    item: bytes of an element of x.
+    parts: kernels that the whole F is split over.
+  """
   matrices = (2 + gated) * d * f
   resident = matrices * (item + 4)
   # x, dy, dx, each in two buffers; dx's sum in float32.
   moving = rows * d * (6 * item + 4)
+  if parts > 1:
+    # dx in float32, and the sum of the parts before.
+    moving += rows * d * (2 * (4 - item) + 2 * 4)
   if save == 'preactivations':
     moving += 2 * rows * f * (1 + gated) * item
   # z, u, dh in float32; h, dz, du; two slots of each where F is cut.
@@ -101,44 +127,60 @@ def choose(
   save: str,
   chip: Chip,
 ) -> Tiles:
-  """The largest tiles that fit, for D and F that are multiples of 128.
+  """The fewest parts and the largest tiles that fit.
+
+  Args:
+    tokens: M, on one device.
+    d: D, a multiple of 128.
+    f: F on one device, a multiple of 128.
+    dtype: of x.
+    gated: whether there are two input matrices.
+    rowwise: whether the activation needs whole rows of F.
+    save: 'inputs' or 'preactivations'.
+    chip: the TPU generation.
 
   Raises:
     errors.UserError: not even small tiles fit; says what would.
   """
   item = jnp.dtype(dtype).itemsize
-  width = f
-  if not rowwise:
-    width = min(chip.width, f)
   rows = chip.rows
-  cores = chip.cores
-  while rows > 64 and rows >= 2 * -(-tokens // cores):
+  while rows > 64 and rows >= 2 * -(-tokens // chip.cores):
     rows //= 2
   rows = min(rows, round_up(tokens, SUBLANES))
 
-  def bytes_of(rows, f):
-    w = f if rowwise else min(width, f)
-    return vmem_bytes(rows, w, d, f, gated, save, item)
+  def width_of(f):
+    return f if rowwise else min(chip.width, f)
 
-  while rows > 64 and bytes_of(rows, f) > chip.vmem:
-    rows //= 2
-  needed = bytes_of(rows, f)
-  if needed > chip.vmem:
-    raise errors.UserError(_too_small(needed, bytes_of, rows, d, f, chip))
-  chunk = (min(rows, 16), f) if rowwise else (_divisor(rows), LANES)
-  return Tiles(rows, width, chunk, cores, needed)
+  def bytes_of(rows, f, parts=1):
+    return vmem_bytes(rows, width_of(f), d, f, gated, save, item, parts)
+
+  for parts in [1] if rowwise else _divisors(f // LANES):
+    part, fitting = f // parts, rows
+    while fitting > 64 and bytes_of(fitting, part, parts) > chip.vmem:
+      fitting //= 2
+    needed = bytes_of(fitting, part, parts)
+    if needed <= chip.vmem:
+      lanes = part if rowwise else LANES
+      chunk = (min(fitting, 16) if rowwise else _chunk_rows(fitting), lanes)
+      width = width_of(part)
+      return Tiles(fitting, width, chunk, chip.cores, needed, parts)
+  raise errors.UserError(_too_small(bytes_of, min(rows, 64), d, f, chip))
 
 
-def _divisor(rows: int) -> int:
+def _divisors(n: int) -> list[int]:
+  return [ways for ways in range(1, n + 1) if n % ways == 0]
+
+
+def _chunk_rows(rows: int) -> int:
   """Up to 64 rows of 128 lanes: eight registers."""
   return next(n for n in (64, 48, 32, 16) if rows % n == 0)
 
 
-def _too_small(needed, bytes_of, rows, d, f, chip) -> str:
+def _too_small(bytes_of, rows, d, f, chip) -> str:
   fits = [
     ways
-    for ways in range(2, f // LANES + 1)
-    if f % (ways * LANES) == 0 and bytes_of(rows, f // ways) <= chip.vmem
+    for ways in _divisors(f // LANES)[1:]
+    if bytes_of(rows, f // ways) <= chip.vmem
   ]
   remedy = (
     f'shard the width over a `model` axis of {fits[0]} or more (F '
@@ -147,7 +189,8 @@ def _too_small(needed, bytes_of, rows, d, f, chip) -> str:
     else 'no sharding of the width is enough'
   )
   return (
-    f'A block of D = {d} and F = {f} needs {needed / MIB:.0f} MiB of VMEM with '
-    f'its weights and float32 gradients resident, but a {chip.name} core has '
-    f"{chip.vmem / MIB:.0f}: {remedy}, or take implementation 'xla'."
+    f'A block of D = {d} and F = {f} needs {bytes_of(rows, f) / MIB:.0f} MiB '
+    'of VMEM with its weights and float32 gradients resident, but a '
+    f'{chip.name} core has {chip.vmem / MIB:.0f}: {remedy}, or take '
+    "implementation 'xla'."
   )
