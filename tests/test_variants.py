@@ -14,9 +14,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 VARIANTS = sorted(path.stem for path in ROOT.glob('gin/variants/*.gin'))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('variant', VARIANTS)
-def test_trains(variant, tmp_path):
+def train(variant, model_dir, *settings):
+  """Fifty steps of the tiny model."""
   files = (
     'models/tiny',
     f'variants/{variant}',
@@ -29,10 +28,9 @@ def test_trains(variant, tmp_path):
       '-m',
       't5x_variants.train',
       *(f'--gin_file=gin/{file}.gin' for file in files),
-      f"--gin.MODEL_DIR='{tmp_path}'",
+      f"--gin.MODEL_DIR='{model_dir}'",
       '--gin.TRAIN_STEPS=50',
-      '--gin.CHECKPOINT_PERIOD=25',
-      '--gin.LOG_PERIOD=5',
+      *settings,
     ],
     cwd=ROOT,
     env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
@@ -41,6 +39,12 @@ def test_trains(variant, tmp_path):
     check=False,
   )
   assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_trains(variant, tmp_path):
+  train(variant, tmp_path, '--gin.CHECKPOINT_PERIOD=25', '--gin.LOG_PERIOD=5')
   first, last = metrics.read(tmp_path, 'eval')
   assert (first['step'], last['step']) == (0, 50)
   # From a random model's to below what the bytes' frequencies alone give.
@@ -53,3 +57,28 @@ def test_trains(variant, tmp_path):
   learned = variant.split('_')[0] in ('rational', 'polyrelu', 'polynorm')
   assert ('/mlp/activation/' in info) == (learned or variant == 'xielu')
   print(f'{variant}: {first["loss"]:.3f} -> {last["loss"]:.3f}')
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize('variant', ['swiglu', 'rational', 'polynorm'])
+def test_trains_the_same_by_the_kernels(variant, tmp_path):
+  """The kernels, interpreted, against XLA: every step's loss."""
+  losses = {}
+  for implementation in ('xla', 'pallas_interpret'):
+    run = tmp_path / implementation
+    train(
+      variant,
+      run,
+      f"--gin.FFN_IMPLEMENTATION='{implementation}'",
+      '--gin.BATCH_SIZE=4',
+      '--gin.NUM_MICROBATCHES=1',
+      '--gin.LOG_PERIOD=1',
+    )
+    records = metrics.read(run, 'train')
+    losses[implementation] = [record['loss'] for record in records]
+  xla, kernels = losses.values()
+  assert len(xla) == 50 and xla[-1] < xla[0] - 1
+  off = max(abs(a - b) for a, b in zip(xla, kernels, strict=True))
+  print(f'{variant}: losses differ by {off:.1e} at most')
+  assert off < 1e-4
