@@ -1,5 +1,6 @@
 """The kernels' static figures: how they are counted, and what they choose."""
 
+import json
 import pathlib
 import sys
 
@@ -89,7 +90,8 @@ def test_the_report_names_xlas_best(tmp_path):
   ]
   page = tmp_path / 'kernels.md'
   page.write_text(f'before\n{ffn_report.BEGIN}\nold\n{ffn_report.END}\nafter\n')
-  ffn_report.write(records, tmp_path)
+  table = tmp_path / 'choices.json'
+  ffn_report.write(records, tmp_path, table)
   text = page.read_text()
   assert 'old' not in text and text.startswith('before') and 'after' in text
   row = rows(text)[0]
@@ -97,6 +99,10 @@ def test_the_report_names_xlas_best(tmp_path):
   assert row['Mcycles'] == '2.00' and row['matrix unit'] == '50%'
   assert row['cycles/XLA'] == '0.500' and row['cycles/best'] == '0.800'
   assert '8.00 to 10.00' in text
+  assert json.loads(table.read_text()) == [
+    ['v6e', 'swish', True, 'inputs', 8, 16],
+    ['v6e', 'swish', True, None, 8, 16],
+  ]
   assert (tmp_path / 'kernels-v6e.png').stat().st_size > 1000
 
 

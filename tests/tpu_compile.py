@@ -16,6 +16,7 @@ os.environ.update(
   ALLOW_MULTIPLE_LIBTPU_LOAD='1',
 )
 
+import dataclasses  # noqa: E402
 import functools  # noqa: E402
 import itertools  # noqa: E402
 import re  # noqa: E402
@@ -75,6 +76,14 @@ def compile_table(devices):
     text = jax.jit(run).lower(operands, dy).compile().as_text()
     assert text.count('tpu_custom_call') >= 2
     print(chip.name, name, 'gated' if gated else 'ungated', save)
+  # Two kernels, one for each half of F.
+  cut = dataclasses.replace(cut, width=128, chunk=(64, 128), parts=2)
+  block = sharded.Block(activations.get('swish'), True, save, chip, tiles=cut)
+  operands, dy = shapes(block.activation, True, (200, D), specs)
+  run = functools.partial(step, functools.partial(sharded.ffn, block))
+  text = jax.jit(run).lower(operands, dy).compile().as_text()
+  assert text.count('tpu_custom_call') >= 4
+  print(chip.name, 'swish gated', save, 'in parts')
 
 
 def collectives(devices):

@@ -3,7 +3,8 @@
   python tools/bench_ffn.py                 T5-base, gated swish, v6e
   python tools/bench_ffn.py --models large --chips v5e --blocks rational
   python tools/bench_ffn.py --all           writes docs/kernels.md: hours; run
-                                            again, it goes on where it stopped
+                                            again, it goes on where it stopped;
+                                            and the choices that follow from it
   python tools/bench_ffn.py --all --cached  the same, of what was compiled;
                                             --write instead of --all: of what
                                             --models, ... name
@@ -23,8 +24,9 @@ between them means; tpu_programs.py says what is counted. Nothing is run.
   saved    what a layer keeps for the backward pass: x and what is stored
 
 A model whose weights do not fit a core is split over the fewest devices of
-`model` that fit: its rows are one device's share, and F that device's. The
-sums over `model` are the same in every form and left out.
+`model` with which one kernel does: its rows are one device's share, and F that
+device's. The sums over `model` are the same in every form and left out. With
+fewer (--shards 1) there is a kernel for each of several parts of F.
 """
 
 import sys
@@ -51,7 +53,7 @@ import jax.numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
 from t5x_variants import errors, mlp  # noqa: E402
-from t5x_variants.kernels import tiles  # noqa: E402
+from t5x_variants.kernels import dispatch, tiles  # noqa: E402
 
 TOPOLOGIES = {
   'v5e': 'v5e:2x2',
@@ -129,14 +131,17 @@ def cut(activation, gated, d, f, tokens, save, chip) -> tiles.Tiles:
 
 
 def shards(activation, gated, d, f, tokens, chip) -> int:
-  """The fewest devices, a power of two, over which F must be split."""
+  """The fewest devices, a power of two, whose share of F one kernel does."""
   for ways in (1, 2, 4, 8, 16, 32):
     try:
-      for save in SAVES:
+      cuts = [
         cut(activation, gated, d, f // ways, tokens, save, chip)
+        for save in SAVES
+      ]
     except errors.UserError:
       continue
-    return ways
+    if max(one.parts for one in cuts) == 1:
+      return ways
   raise errors.UserError(f'D = {d} and F = {f} fit no sharding.')
 
 
@@ -150,7 +155,7 @@ def figures(chip_name, model, name, options):
   ).devices[0]
   chip = tiles.CHIPS[device.device_kind]
   place = jax.sharding.SingleDeviceSharding(device)
-  ways = shards(activation, gated, d, f, tokens, chip)
+  ways = options.shards or shards(activation, gated, d, f, tokens, chip)
   f //= ways
 
   def array(*shape, dtype=jnp.bfloat16):
@@ -233,7 +238,8 @@ def static(options):
         if found:
           print('\n'.join(ffn_report.lines(found)) + '\n', flush=True)
   if options.write:
-    ffn_report.write(records, ROOT / 'docs')
+    package = pathlib.Path(dispatch.__file__).parent
+    ffn_report.write(records, ROOT / 'docs', package / 'choices.json')
 
 
 def main():
@@ -251,6 +257,7 @@ def main():
   add('--chips', nargs='+', default=['v6e'], choices=TOPOLOGIES)
   add('--blocks', nargs='+', default=['swish:gated'], metavar='NAME[:gated]')
   add('--forms', nargs='+', default=ffn_forms.FORMS, choices=ffn_forms.FORMS)
+  add('--shards', type=int, help='devices that F is split over')
   add('--tokens', type=int, help='rows of x; 65536, or 1024 to time')
   add('--cache', type=pathlib.Path, default=ROOT / 'runs' / 'bench_ffn')
   options = parser.parse_args()

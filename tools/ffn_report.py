@@ -5,11 +5,14 @@ that stores as much for the backward pass, and the cycles in terms of XLA's
 best form of all. Of XLA's range the lower end counts.
 """
 
+import json
 import pathlib
 from typing import NamedTuple
 
 import figures
 import tpu_programs
+
+from t5x_variants.kernels import dispatch
 
 # What stores as much: x alone, or the outputs of the first matmuls too.
 LIKE = {
@@ -62,29 +65,70 @@ def lines(records: list[Record]) -> list[str]:
   return [f'| {" | ".join(row)} |' for row in table]
 
 
+class Ratios(NamedTuple):
+  """A record in terms of XLA's best forms; None where there is none.
+
+  Attributes:
+    bytes: of the best that stores as much.
+    cycles: of the best that stores as much.
+    best: cycles, of the best of all.
+  """
+
+  bytes: float | None = None
+  cycles: float | None = None
+  best: float | None = None
+
+
+def ratios(record: Record, records: list[Record]) -> Ratios:
+  """How a record compares with XLA's forms of the same block."""
+  xla = [
+    other
+    for other in records
+    if other[:6] == record[:6] and other.form not in LIKE
+  ]
+  others = [other for other in xla if other.form in LIKE.get(record.form, ())]
+  if not others:
+    return Ratios()
+  found = Ratios(record.bytes / min(o.bytes for o in others))
+  if record.cycles is None:
+    return found
+  low = record.cycles[0]
+  found = found._replace(cycles=low / min(o.cycles[0] for o in others))
+  # Both of XLA's kinds, or it is not its best.
+  if {'xla remat', 'xla dots'} <= {other.form for other in xla}:
+    found = found._replace(best=low / min(o.cycles[0] for o in xla))
+  return found
+
+
+def choices(records: list[Record]) -> list[list]:
+  """The rows of dispatch.TABLE that follow; see there for the rule."""
+  rows = []
+  for record in records:
+    if record.form not in LIKE:
+      continue
+    name, _, gate = record.block.partition(':')
+    found, save = ratios(record, records), record.form.split()[1]
+    ways = [(save, found.cycles)]
+    if save == 'inputs':
+      ways.append((None, found.best))
+    rows += [
+      [record.chip, name, gate == 'gated', save, record.d, record.f]
+      for save, ratio in ways
+      if ratio is not None and round(ratio, 3) <= dispatch.MARGIN
+    ]
+  return sorted(rows, key=str)
+
+
 def cells(record: Record, records: list[Record]) -> list[str]:
   """A row of the table."""
   low, high = record.cycles or (None, None)
-  cycles = share = more = less = least = '-'
+  cycles = share = '-'
   if low is not None:
     busy = record.forward.busy + record.backward.busy
     share = f'{busy / low:.0%}'
     cycles = f'{low / 1e6:.2f}'
     if high / low > 1.005:
       cycles += f' to {high / 1e6:.2f}'
-  xla = [
-    other
-    for other in records
-    if other[:5] == record[:5] and other.form not in LIKE
-  ]
-  others = [other for other in xla if other.form in LIKE.get(record.form, ())]
-  if others:
-    more = f'{record.bytes / min(o.bytes for o in others):.3f}'
-    if low is not None:
-      less = f'{low / min(o.cycles[0] for o in others):.3f}'
-      # Both of XLA's kinds, or it is not its best.
-      if {'xla remat', 'xla dots'} <= {other.form for other in xla}:
-        least = f'{low / min(o.cycles[0] for o in xla):.3f}'
   mega = [record.forward.bytes, record.backward.bytes, record.bytes]
   return [
     record.chip,
@@ -98,14 +142,17 @@ def cells(record: Record, records: list[Record]) -> list[str]:
     share,
     f'{record.saved / 1e6:.0f}',
     '-' if record.vmem is None else f'{record.vmem:.0f}',
-    more,
-    less,
-    least,
+    *(
+      '-' if ratio is None else f'{ratio:.3f}'
+      for ratio in ratios(record, records)
+    ),
   ]
 
 
-def write(records: list[Record], folder: pathlib.Path) -> None:
-  """Writes the table into kernels.md, and a picture of each chip beside it."""
+def write(
+  records: list[Record], folder: pathlib.Path, table: pathlib.Path
+) -> None:
+  """Writes kernels.md, its pictures, and the table of choices."""
   text = lines(records)
   for chip in dict.fromkeys(record.chip for record in records):
     own = [record for record in records if record.chip == chip]
@@ -116,6 +163,8 @@ def write(records: list[Record], folder: pathlib.Path) -> None:
   after = rest.split(END)[1]
   inside = '\n'.join([BEGIN, '', *text, '', END])
   page.write_text(f'{before}{inside}{after}', encoding='utf-8')
+  rows = ',\n'.join(f'  {json.dumps(row)}' for row in choices(records))
+  table.write_text(f'[\n{rows}\n]\n', encoding='utf-8')
 
 
 def picture(records: list[Record]):

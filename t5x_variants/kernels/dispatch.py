@@ -19,7 +19,9 @@ ahead. The rule, which a test applies to that table:
 """
 
 import functools
+import json
 import logging
+import pathlib
 from collections.abc import Callable
 
 import jax
@@ -34,37 +36,13 @@ MARGIN = 0.95
 # With fewer tokens on a device the weights' own transfers, which the figures
 # leave out, take more than the margin leaves.
 TOKENS = 16384
-# (generation, activation, gated, save, D, F on a device).
+# (generation, activation, gated, save, D, F on a device), as
+# tools/bench_ffn.py --all wrote them.
 TABLE: frozenset[tuple[str, str, bool, str | None, int, int]] = frozenset(
-  {
-    ('v5e', 'polynorm', False, None, 768, 3072),
-    ('v5e', 'polynorm', False, 'inputs', 768, 3072),
-    ('v5e', 'polynorm', False, 'preactivations', 768, 3072),
-    ('v5e', 'polyrelu', False, 'inputs', 768, 3072),
-    ('v5e', 'polyrelu', False, 'preactivations', 768, 3072),
-    ('v5e', 'rational', False, None, 768, 3072),
-    ('v5e', 'rational', False, 'inputs', 768, 3072),
-    ('v5e', 'rational', False, 'preactivations', 768, 3072),
-    ('v5e', 'swish', True, None, 768, 2048),
-    ('v5e', 'swish', True, 'inputs', 768, 2048),
-    ('v5e', 'swish', True, 'preactivations', 768, 2048),
-    ('v5e', 'swish', True, None, 1024, 2816),
-    ('v5e', 'swish', True, 'inputs', 1024, 2816),
-    ('v5e', 'swish', True, 'preactivations', 1024, 2816),
-    ('v6e', 'polynorm', False, None, 768, 3072),
-    ('v6e', 'polynorm', False, 'inputs', 768, 3072),
-    ('v6e', 'polynorm', False, 'preactivations', 768, 3072),
-    ('v6e', 'polyrelu', False, 'inputs', 768, 3072),
-    ('v6e', 'polyrelu', False, 'preactivations', 768, 3072),
-    ('v6e', 'rational', False, None, 768, 3072),
-    ('v6e', 'rational', False, 'inputs', 768, 3072),
-    ('v6e', 'rational', False, 'preactivations', 768, 3072),
-    ('v6e', 'swish', True, None, 768, 2048),
-    ('v6e', 'swish', True, 'inputs', 768, 2048),
-    ('v6e', 'swish', True, 'preactivations', 768, 2048),
-    ('v6e', 'swish', True, 'inputs', 1024, 2816),
-    ('v6e', 'swish', True, 'preactivations', 1024, 2816),
-  }
+  tuple(row)
+  for row in json.loads(
+    (pathlib.Path(__file__).parent / 'choices.json').read_text('utf-8')
+  )
 )
 
 _log = logging.getLogger('t5x_variants')
