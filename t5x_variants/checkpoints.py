@@ -47,6 +47,27 @@ class PositionRestore(ocp.args.CheckpointArgs):
     self.item = item
 
 
+class _Kept:
+  """Which checkpoints orbax keeps: the newest, some for good, and the best."""
+
+  def __init__(self, max_to_keep: int | None, keep_period: int | None):
+    self._newest, self._period = max_to_keep, keep_period
+    self.best: int | None = None
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    """For each checkpoint, oldest first, whether it stays; orbax asks."""
+    del context
+    first = 0
+    if self._newest is not None:
+      first = max(0, len(checkpoints) - self._newest)
+    return [
+      number >= first
+      or found.step == self.best
+      or (self._period is not None and found.step % self._period == 0)
+      for number, found in enumerate(checkpoints)
+    ]
+
+
 class Checkpoints:
   """The checkpoints of one run directory."""
 
@@ -65,6 +86,7 @@ class Checkpoints:
       keep_period: steps divisible by it are kept for good.
     """
     self._directory = directory
+    self._kept = _Kept(max_to_keep, keep_period)
     try:
       self._manager = ocp.CheckpointManager(
         directory,
@@ -75,8 +97,7 @@ class Checkpoints:
           'data': PositionHandler(),
         },
         options=ocp.CheckpointManagerOptions(
-          max_to_keep=max_to_keep,
-          keep_period=keep_period,
+          preservation_policy=self._kept,
           # The caller decides when; orbax's own interval stays out of it.
           save_interval_steps=1,
           enable_async_checkpointing=True,
@@ -104,6 +125,29 @@ class Checkpoints:
     except Exception as error:
       # Orbax, tensorstore and TensorFlow have no base class in common.
       raise _unwritable(self._directory, error) from error
+
+  def keep(self, step: int | None) -> None:
+    """From the next save on this step stays, the one named before may go."""
+    self._kept.best = step
+
+  def restore_step(self, step: int, state):
+    """The state of one step; `state` is as for `restore_latest`.
+
+    Raises:
+      errors.UserError: it is not there or cannot be read.
+    """
+    self.wait()
+    try:
+      return self._manager.restore(
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(state))
+      )['state']
+    except Exception as error:
+      # Which exception a damaged file ends in depends on the file.
+      reason = ' '.join(str(error).split())[:200]
+      raise errors.UserError(
+        f'The checkpoint of step {step} in {self._directory} cannot be read: '
+        f'{reason}'
+      ) from error
 
   def wait(self) -> None:
     """Returns when all that was saved is on disk."""

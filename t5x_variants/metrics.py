@@ -50,7 +50,7 @@ class RunWriter:
     )
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-    """Writes one record; `split` is 'train' or 'eval'."""
+    """Writes one record; `split` is 'train', 'eval' or 'test'."""
     record = {'step': step, 'split': split, 'time': time.time(), **values}
     try:
       self._file.write(json.dumps(record) + '\n')
@@ -114,6 +114,13 @@ def read(run: str | os.PathLike, split: str | None = None) -> list[dict]:
     with contextlib.suppress(json.JSONDecodeError):
       records.append(json.loads(line))
   return [r for r in records if split is None or r['split'] == split]
+
+
+def evaluations(run: str | os.PathLike, until: int) -> list[dict]:
+  """The 'eval' records of a run up to a step, of none if it is new."""
+  if not (pathlib.Path(run) / 'metrics.jsonl').exists():
+    return []
+  return [r for r in read(run, 'eval') if r['step'] <= until]
 
 
 class Clock:

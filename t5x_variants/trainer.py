@@ -1,7 +1,10 @@
 """Builds a run from its parts, restores or starts it, and trains."""
 
 import contextlib
+import dataclasses
 import functools
+import itertools
+import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,6 +21,8 @@ from t5x_variants import (
   profiling,
   programs,
   runs,
+  selection,
+  task_metrics,
   throughput,
   train_state,
   training_loop,
@@ -48,6 +53,10 @@ def train(
   initial_checkpoint: str | None = None,
   initial_checkpoint_partial: bool = False,
   profile_steps: Sequence[int] | None = None,
+  task_decoding: task_metrics.Settings | None = None,
+  best_metric: str | None = None,
+  early_stopping_patience: int | None = None,
+  test_split: str | None = None,
   on_start: Callable[[metrics.RunWriter], None] = lambda writer: None,
 ) -> None:
   """Trains up to `total_steps`, from the newest checkpoint if there is one.
@@ -77,6 +86,14 @@ def train(
       fits is taken.
     profile_steps: the first and the last step to trace for xprof; None traces
       nothing, see `profiling`.
+    task_decoding: how the held-out examples are decoded for the metrics that
+      their tasks have; None: they are not.
+    best_metric: a number of the 'eval' records; the checkpoint where it is
+      best is kept.
+    early_stopping_patience: so many evaluations without a better one end the
+      run; None: none do.
+    test_split: at the end the best checkpoint, without `best_metric` the last,
+      is evaluated on this split of `eval_dataset`, for a 'test' record.
     on_start: called when all is built and before the first step.
 
   Raises:
@@ -87,11 +104,23 @@ def train(
   profiling.check_steps(profile_steps, total_steps)
   errors.check_positive('NUM_MICROBATCHES', num_microbatches)
   partitioning.check_batch(train_dataset.batch_size, mesh, num_microbatches)
+  best = selection.Selection(best_metric, early_stopping_patience)
   folder = runs.make_folder(model_dir)
   with jax.set_mesh(mesh), nn.logical_axis_rules(logical_axis_rules):
     shapes, axes = train_state.shapes_and_axes(model)
     tx = optimizer(axes, learning_rate)
     batches = _open(train_dataset, model)
+    evaluation = functools.partial(
+      _evaluation,
+      model,
+      mesh,
+      programs.eval_step(model, num_microbatches),
+      task_decoding,
+    )
+    evaluate = evaluation(eval_dataset, periods.eval_steps)
+    if best_metric is not None:
+      best.check(*evaluate.names())
+    test = evaluation(_test_dataset(eval_dataset, test_split))
     with contextlib.ExitStack() as stack:
       saved = checkpoints.Checkpoints(
         folder / 'checkpoints',
@@ -124,10 +153,14 @@ def train(
         f'{jax.devices()[0].device_kind} device(s), mesh '
         f'{dict(mesh.shape)}; run directory {folder}'
       )
-      writer = metrics.RunWriter(folder, int(state.step))
+      start = int(state.step)
+      best.restore(metrics.evaluations(folder, start))
+      saved.keep(best.best_step)
+      writer = metrics.RunWriter(folder, start)
       stack.callback(writer.close)
       on_start(writer)
-      training_loop.Loop(
+      abstract = jax.tree.map(_abstract, state)
+      ended = training_loop.Loop(
         total_steps=total_steps,
         periods=periods,
         mesh=mesh,
@@ -140,11 +173,7 @@ def train(
           label_smoothing=label_smoothing,
           z_loss=z_loss,
         ),
-        evaluate=training_loop.Evaluation(
-          programs.eval_step(model, num_microbatches),
-          _held_out(eval_dataset, model, periods.eval_steps),
-          mesh,
-        ),
+        evaluate=evaluate,
         learning_rate=learning_rate,
         batches=batches,
         saved=saved,
@@ -155,7 +184,11 @@ def train(
           throughput.Goodput.of(writer.earlier, started, int(state.step)),
         ),
         trace=profiling.StepTrace(folder, profile_steps),
+        selection=best,
       ).run(state)
+      if ended and test_split is not None:
+        del state
+        _test(test, best, saved, abstract, writer, folder)
 
 
 def _initial_weights(
@@ -205,9 +238,52 @@ def _open(dataset: data_config.DatasetConfig, model: network.Transformer):
   return batches
 
 
-def _held_out(dataset, model: network.Transformer, count: int) -> list:
-  """The first `count` batches of the held-out split, kept in memory."""
+def _evaluation(
+  model, mesh, eval_step, decoding, dataset, count: int | None = None
+) -> training_loop.Evaluation:
+  """Evaluation on the first `count` batches of a split, or on all, once."""
   if dataset is None:
-    return []
+    return training_loop.Evaluation(eval_step, [], mesh)
   batches = _open(dataset, model)
-  return [batch for _, batch in zip(range(count), batches, strict=False)]
+  if count is not None:
+    # Kept in memory, for each evaluation.
+    batches = list(itertools.islice(batches, count))
+  tasks = None
+  if decoding is not None:
+    tasks = task_metrics.Evaluator(model, dataset, decoding, mesh)
+  return training_loop.Evaluation(eval_step, batches, mesh, tasks)
+
+
+def _test_dataset(eval_dataset, split: str | None):
+  """The held-out data with another split."""
+  if split is None:
+    return None
+  if jax.process_count() > 1:
+    raise errors.UserError(
+      f'TEST_SPLIT is {split!r} and there are {jax.process_count()} processes: '
+      'set it to None and evaluate the best checkpoint on one host, with '
+      't5x_variants.evaluate.'
+    )
+  return dataclasses.replace(eval_dataset, split=split)
+
+
+def _abstract(leaf):
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _test(
+  test: training_loop.Evaluation,
+  best: selection.Selection,
+  saved: checkpoints.Checkpoints,
+  abstract: train_state.TrainState,
+  writer: metrics.RunWriter,
+  folder: pathlib.Path,
+) -> None:
+  """Writes the best checkpoint's 'test' record, unless it stands there."""
+  saved.wait()
+  step = best.best_step or saved.latest_step()
+  if any(record['step'] == step for record in metrics.read(folder, 'test')):
+    return
+  values = test(saved.restore_step(step, abstract).params)
+  writer.write(step, 'test', values)
+  metrics.say(f'test, step {step}: {training_loop.evaluation_line(values)}')

@@ -5,7 +5,7 @@ import ctypes
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import optax
@@ -18,10 +18,15 @@ from t5x_variants import (
   preemption,
   profiling,
   programs,
+  selection,
+  task_metrics,
   throughput,
   train_state,
 )
 from t5x_variants.data import config as data_config
+
+# What every evaluation gives, see `metrics.per_token`.
+FIGURES = ('loss', 'z_loss', 'accuracy')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +70,20 @@ class Loop:
   writer: metrics.RunWriter
   meter: throughput.Meter
   trace: profiling.StepTrace
+  selection: selection.Selection
 
-  def run(self, state: train_state.TrainState) -> None:
-    """Runs from the state's step to the last one, or until told to stop."""
+  def run(self, state: train_state.TrainState) -> bool:
+    """Runs from the state's step to the last one, or until told to stop.
+
+    Returns:
+      Whether the run has come to its end.
+    """
     start = int(state.step)
-    if start >= self.total_steps:
+    if start >= self.total_steps or self.selection.exhausted:
       metrics.say(
         f'Nothing to do: the run is at step {start} of {self.total_steps}.'
       )
-      return
+      return True
     if start == 0:
       self._evaluate(0, state)
     clock = metrics.Clock()
@@ -105,7 +115,10 @@ class Loop:
             f'{stop.signal_name}: saved step {step} and stopped. The same '
             'command goes on from there.'
           )
-          return
+          return False
+        if self.selection.exhausted:
+          break
+    return True
 
   def _compile(self, state: train_state.TrainState, batch: Mapping) -> Callable:
     """Compiles the step, which for a large model takes minutes."""
@@ -123,14 +136,15 @@ class Loop:
     """What is due after a step: a record, an evaluation, a checkpoint."""
     last = step == self.total_steps
     log = last or step % self.periods.log == 0
+    evaluate = last or step % self.periods.eval == 0
     save = last or stop or step % self.periods.checkpoint == 0
-    if log or save:
+    if log or save or evaluate:
       self._check_finite(step, state)
     if log:
       state = self._record(step, state, batch, clock)
     with clock.paused():
-      if last or step % self.periods.eval == 0:
-        self._evaluate(step, state)
+      if evaluate and self._evaluate(step, state):
+        save = True
       if save:
         self.saved.save(step, state, self.batches)
     return state
@@ -173,40 +187,82 @@ class Loop:
     )
     return state.replace(sums=zeros)
 
-  def _evaluate(self, step: int, state: train_state.TrainState) -> None:
+  def _evaluate(self, step: int, state: train_state.TrainState) -> bool:
+    """Writes a record; whether the step must be saved, whatever the period."""
     values = self.evaluate(state.params)
     if values and not math.isfinite(values['loss']):
       raise errors.UserError(
         f'The held-out loss is {values["loss"]} at step {step}, so the run '
         f'stops. {self._last_good()}.'
       )
-    if values:
-      self.writer.write(step, 'eval', values)
+    if not values:
+      return False
+    self.writer.write(step, 'eval', values)
+    metrics.say(f'held out at step {step}: {evaluation_line(values)}')
+    best = self.selection.add(step, values)
+    if best:
+      self.saved.keep(step)
+    if self.selection.exhausted:
       metrics.say(
-        f'held out at step {step}: loss {values["loss"]:.4f} nats per '
-        f'target token, accuracy {values["accuracy"]:.2%}'
+        f'{self.selection.metric} was best at step {self.selection.best_step} '
+        f'and not since, in {self.selection.since} evaluations: stopped.'
       )
+    return best or self.selection.exhausted
+
+
+def evaluation_line(values: Mapping[str, float]) -> str:
+  """One line of what an evaluation gave."""
+  line = (
+    f'loss {values["loss"]:.4f} nats per target token, accuracy '
+    f'{values["accuracy"]:.2%}'
+  )
+  rest = {name: v for name, v in values.items() if name not in FIGURES}
+  return f'{line}, {task_metrics.shown(rest)}' if rest else line
 
 
 class Evaluation:
   """Loss on the first batches of the held-out split, the same every time."""
 
-  def __init__(self, eval_step: Callable, held_out: list, mesh):
+  def __init__(
+    self,
+    eval_step: Callable,
+    held_out: Iterable[Mapping],
+    mesh,
+    tasks: task_metrics.Evaluator | None = None,
+  ):
+    """Holds the batches.
+
+    Args:
+      eval_step: see `train_step.make_eval_step`.
+      held_out: batches; an iterator can be evaluated once.
+      mesh: devices.
+      tasks: decodes the split's examples for the metrics of tasks.
+    """
     self._eval_step = eval_step
     self._held_out = held_out
     self._mesh = mesh
+    self._tasks = tasks
+
+  def names(self) -> tuple[list[str], str]:
+    """Names of the numbers it gives; why none is a task's, '' if some are."""
+    if not self._held_out:
+      return [], ''
+    if self._tasks is None:
+      return list(FIGURES), 'nothing is decoded (trainer.train.task_decoding)'
+    names = self._tasks.names
+    return [*FIGURES, *names], '' if names else self._tasks.missing()
 
   def __call__(self, params: Mapping) -> dict[str, float]:
-    """Loss, z-loss and accuracy per target token; {} without a split."""
+    """FIGURES per target token, metrics of tasks; {} without a split."""
     if not self._held_out:
       return {}
     sums = [
       self._eval_step(params, partitioning.global_batch(batch, self._mesh))
       for batch in self._held_out
     ]
-    return metrics.per_token(
-      jax.tree.map(lambda *x: sum(map(float, x)), *jax.device_get(sums))
-    )
+    sums = jax.tree.map(lambda *x: sum(map(float, x)), *jax.device_get(sums))
+    found = metrics.per_token(sums)
+    return found if self._tasks is None else found | self._tasks(params)
 
 
 def return_free_memory() -> None:

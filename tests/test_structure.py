@@ -25,7 +25,8 @@ FLOORS = [
   {'for_t5x', 'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
   | {'flops'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'},
-  {'train_state', 'gin_utils', 'runs', 'throughput', 'profiling'},
+  {'train_state', 'gin_utils', 'runs', 'throughput', 'profiling'}
+  | {'selection', 'task_metrics'},
   {'train_step', 'weights'},
   {'programs'},
   {'training_loop'},

@@ -81,6 +81,29 @@ class DatasetConfig:
 
     return pipeline.Batches(*task, self.split, self.batch_size, **options)
 
+  def examples(self, count: int | None = None) -> list:
+    """The split as `examples.Examples`, one for each task, to decode.
+
+    Args:
+      count: the first so many of each task; None: all.
+
+    Returns:
+      Those that have a text for each example; [] of prepared data, which
+      keeps tokens alone.
+    """
+    if self.prepared is not None:
+      return []
+    # Imports TensorFlow: only where data is read.
+    from t5x_variants.data import examples
+
+    return examples.open_split(
+      self.mixture_or_task_name,
+      self.task_feature_lengths,
+      self.split,
+      self.seed,
+      count,
+    )
+
 
 def check_vocabulary(batches: Batches, vocab_size: int) -> None:
   """Refuses batches with more ids than a model of `vocab_size` has."""

@@ -1,0 +1,161 @@
+"""The best checkpoint, early stopping, the test: in a run, and restarted."""
+
+import dataclasses
+import itertools
+import math
+import os
+import signal
+
+import jax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_run import Numbered, losses, run
+
+from t5x_variants import errors, metrics, selection, task_metrics, training_loop
+
+PERIODS = training_loop.Periods(log=1, eval=2, eval_steps=1, checkpoint=5)
+
+
+@given(st.lists(st.integers(0, 5)), st.integers(1, 4))
+def test_it_is_the_first_of_the_highest(values, patience):
+  found = selection.Selection('score', patience)
+  seen = []
+  for step, value in enumerate(values, 1):
+    assert found.add(step, {'score': value}) == (value > max(seen, default=-1))
+    seen.append(value)
+    assert found.best_value == max(seen)
+    assert found.best_step == seen.index(max(seen)) + 1
+    # Written out: none of the last `patience` is above all before them.
+    before, last = seen[:-patience], seen[-patience:]
+    assert found.exhausted == bool(before and max(before) >= max(last))
+  again = selection.Selection('score', patience)
+  again.restore({'step': n, 'score': v} for n, v in enumerate(values, 1))
+  assert vars(again) == vars(found)
+
+
+def test_a_loss_is_best_where_it_is_lowest_and_nan_never_is():
+  for metric, best in (('loss', 3), ('score', 2)):
+    found = selection.Selection(metric)
+    for step, value in enumerate([math.nan, 3.0, 1.0, math.nan]):
+      found.add(step + 1, {metric: value})
+    assert found.best_step == best or metric == 'loss'
+  found = selection.Selection('loss')
+  found.restore({'step': s, 'loss': v} for s, v in enumerate([0.1, 3, 1, 2]))
+  assert found.best_step == 2, 'step 0 does not count'
+
+
+def test_what_cannot_be_selected_is_refused():
+  with pytest.raises(errors.UserError, match='BEST_METRIC is None'):
+    selection.Selection(None, 3)
+  with pytest.raises(errors.UserError, match='PATIENCE is 0'):
+    selection.Selection('loss', 0)
+  with pytest.raises(errors.UserError, match=r"'f1'; .* loss, task/em"):
+    selection.Selection('f1').check(['loss', 'task/em'], '')
+  with pytest.raises(errors.UserError, match='Of tasks there is none: so'):
+    selection.Selection('f1').check(['loss'], 'so')
+
+
+@dataclasses.dataclass
+class Splits(Numbered):
+  """Stands in for a DatasetConfig with several splits."""
+
+  split: str = 'validation'
+
+
+@pytest.fixture
+def jumping(monkeypatch):
+  """A metric that jumps up and down from step to step, and its calls."""
+  calls = []
+
+  class Evaluator:
+    names = ('task/jumps',)
+
+    def __init__(self, model, dataset, settings, mesh):
+      self.split = dataset.split
+
+    def __call__(self, params):
+      calls.append(self.split)
+      norm = sum(float(abs(x).sum()) for x in jax.tree.leaves(params))
+      return {'task/jumps': float(norm * 1e4 % 97)}
+
+  monkeypatch.setattr(task_metrics, 'Evaluator', Evaluator)
+  return calls
+
+
+def go(folder, steps=24, dataset=None, **options):
+  defaults = {
+    'periods': PERIODS,
+    'eval_dataset': Splits(last=16),
+    'task_decoding': task_metrics.Settings(),
+    'best_metric': 'task/jumps',
+    'test_split': 'test',
+    'max_to_keep': 1,
+  }
+  run(folder, steps, dataset, **defaults | options)
+  return {r['step']: r['task/jumps'] for r in metrics.read(folder, 'eval')}
+
+
+def kept(folder):
+  return sorted(
+    int(path.name)
+    for path in (folder / 'checkpoints').iterdir()
+    if path.name.isdigit()
+  )
+
+
+class Killed(Exception):
+  pass
+
+
+def test_best_checkpoint_test_and_restarts(jumping, tmp_path):
+  found = go(tmp_path / 'whole')
+  best = max(list(found)[1:], key=found.get)
+  assert 0 < best < 24, 'this metric should not end on its best'
+  assert kept(tmp_path / 'whole') == [best, 24]
+  (test,) = metrics.read(tmp_path / 'whole', 'test')
+  assert test['step'] == best
+  # The same parameters, on rows of the same numbers.
+  assert test['task/jumps'] == found[best]
+  assert jumping.count('test') == 1
+  go(tmp_path / 'whole')
+  assert jumping.count('test') == 1, 'it stands there already'
+  patience = (
+    1
+    + max(
+      b - a
+      for a, b in itertools.pairwise(
+        [
+          i
+          for i, v in enumerate(found.values())
+          if v == max([*found.values()][: i + 1])
+        ]
+      )
+    )
+    if False
+    else 3
+  )
+  stopped = go(tmp_path / 'stopped', early_stopping_patience=patience)
+  # What was evaluated is the beginning of what a whole run evaluates.
+  assert stopped == dict(list(found.items())[: len(stopped)])
+  expected = losses(tmp_path / 'stopped')
+  last = max(stopped)
+  best = max(list(stopped)[1:], key=stopped.get)
+  steps = list(stopped)
+  assert last == 24 or steps.index(last) - steps.index(best) == patience
+  assert set(kept(tmp_path / 'stopped')) == {best, last}
+
+  def disturb(number):
+    if number == 4:
+      os.kill(os.getpid(), signal.SIGTERM)
+    if number == 9:
+      raise Killed
+
+  options = {'early_stopping_patience': patience}
+  go(tmp_path / 'broken', dataset=Numbered(before_batch=disturb), **options)
+  with pytest.raises(Killed):
+    go(tmp_path / 'broken', dataset=Numbered(before_batch=disturb), **options)
+  assert go(tmp_path / 'broken', **options) == stopped
+  assert losses(tmp_path / 'broken') == expected
+  assert kept(tmp_path / 'broken') == kept(tmp_path / 'stopped')
+  assert metrics.read(tmp_path / 'broken', 'test')[0]['step'] == best
