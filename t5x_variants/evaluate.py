@@ -6,7 +6,8 @@ r"""Evaluates a checkpoint: `python -m t5x_variants.evaluate --gin_file=...`.
     --gin.CHECKPOINT_PATH="'runs/swiglu'"
 
 Prints one JSON object: the loss over the whole held-out split, in nats per
-target token, and the share of tokens predicted.
+target token, the share of tokens predicted, and the metrics that the tasks
+have. With gin/runs/judge.gin instead: the metrics of predictions in a file.
 """
 
 from absl import flags
@@ -21,7 +22,7 @@ flags.adopt_module_key_flags(gin_utils)
 def main() -> None:
   """Reads the gin files and evaluates, or with --dry_run prints them."""
   logs.quiet()
-  if evaluate := gin_utils.started(evaluation.evaluate):
+  if evaluate := gin_utils.started(evaluation.evaluate, evaluation.judge):
     evaluate()
 
 

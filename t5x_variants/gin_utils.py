@@ -294,16 +294,19 @@ def configured(function):
   return gin.get_configurable(function)
 
 
-def started(function):
+def started(function, *others):
   """`function` as the gin files of the flags configure it.
 
-  With --dry_run the configuration is printed and None returned.
+  With --dry_run the configuration is printed and None returned. One of
+  `others` is taken instead if the files configure that.
 
   Raises:
     errors.UserError: see `parse` and `configured`.
   """
   chosen = flags.FLAGS
   parse(chosen.gin_file, chosen.gin_bindings, chosen.gin_search_paths)
+  for other in filter(gin_hints.is_configured, others):
+    function = other
   function = configured(function)
   if not chosen.dry_run:
     return function

@@ -17,7 +17,7 @@ Every process decodes its part of a batch and judges all of it.
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -36,7 +36,7 @@ class Settings:
 
   Attributes:
     decoder: `decoding.greedy`, `beam_search` or `sample`.
-    batch_size: inputs at a time.
+    batch_size: inputs at a time, up to the next multiple of the data axis.
     decode_length: tokens of an output at most, EOS included; None: as many as
       TASK_FEATURE_LENGTHS gives targets.
     count: the first so many examples of each task; None: all; 0: none, and so
@@ -49,42 +49,19 @@ class Settings:
   count: int | None = None
 
 
-class Evaluator:
-  """Decodes the same examples whenever it is called."""
+class Judge:
+  """The examples of a split, and the metrics of predictions for them.
 
-  def __init__(
-    self, model: network.Transformer, dataset, settings: Settings, mesh
-  ):
-    """Reads the examples.
+  Attributes:
+    tasks: a `data.examples.Examples` for each task.
+  """
 
-    Args:
-      model: the network.
-      dataset: a `data.config.DatasetConfig`.
-      settings: how they are decoded.
-      mesh: devices, axes `data` and `model`.
-
-    Raises:
-      errors.UserError: a setting out of range, or see `examples.open_split`.
-    """
+  def __init__(self, dataset, settings: Settings):
+    """Reads the examples of `dataset`, a `data.config.DatasetConfig`."""
     self.tasks = []
     if settings.count != 0:
       self.tasks = dataset.examples(settings.count)
-    self._one = len(self.tasks) == 1
-    self._dataset, self._settings, self._mesh = dataset, settings, mesh
-    if not self.tasks:
-      return
-    length = settings.decode_length or dataset.task_feature_lengths['targets']
-    errors.check_positive('DECODE_LENGTH', length)
-    partitioning.check_batch(settings.batch_size, mesh)
-    self._decode = jax.jit(
-      functools.partial(
-        settings.decoder,
-        model,
-        length=length,
-        eos_id=self.tasks[0].vocabulary.eos_id,
-      ),
-      out_shardings=NamedSharding(mesh, PartitionSpec()),
-    )
+    self._settings = settings
 
   @property
   def judged(self) -> list:
@@ -101,49 +78,18 @@ class Evaluator:
     ]
     return [*found, AVERAGE] if found else []
 
-  def __call__(self, params: Mapping) -> dict[str, float]:
-    """The metrics of a model's predictions; {} where no task has one."""
-    return self.metrics([self.predict(params, task) for task in self.judged])
-
-  def metrics(self, predictions: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The metrics of texts, a list for each of `judged`."""
+  def metrics(self, texts: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """The metrics of predictions, by task; {} where no task has one."""
     found, scores = {}, []
-    for task, texts in zip(self.judged, predictions, strict=True):
-      values = task.metrics(texts)
+    for task in self.judged:
+      values = task.metrics(texts[task.name])
       label = self._label(task)
       found |= {f'{label}/{name}': value for name, value in values.items()}
       scores.append(statistics.fmean(values.values()))
     return found | {AVERAGE: statistics.fmean(scores)} if scores else {}
 
   def _label(self, task) -> str:
-    return _ONE_TASK if self._one else task.name
-
-  def predict(self, params: Mapping, task) -> list[str]:
-    """A text for each example of one of `tasks`."""
-    size = self._settings.batch_size
-    width = self._width(task)
-    where = NamedSharding(self._mesh, partitioning.BATCH_SPEC)
-    found = []
-    for start in range(0, len(task), size):
-      rows = np.zeros((size, width), np.int32)
-      part = task.input_ids[start : start + size]
-      for row, ids in zip(rows, part, strict=False):
-        row[: len(ids)] = ids
-      # Every process has all rows and gives its devices theirs.
-      batch = jax.make_array_from_callback(
-        rows.shape, where, lambda index, rows=rows: rows[index]
-      )
-      tokens, _ = self._decode(params, batch, jax.random.key(start))
-      tokens = np.asarray(jax.device_get(tokens))[: len(part), 0]
-      found += [task.text(row) for row in tokens]
-    return found
-
-  def _width(self, task) -> int:
-    longest = max(map(len, task.input_ids))
-    rounded = max(_SHORTEST, 1 << (longest - 1).bit_length())
-    return max(
-      longest, min(rounded, self._dataset.task_feature_lengths['inputs'])
-    )
+    return _ONE_TASK if len(self.tasks) == 1 else task.name
 
   def missing(self) -> str:
     """Why there is no metric, for a sentence."""
@@ -158,6 +104,77 @@ class Evaluator:
       f'{", ".join(task.name for task in self.tasks)} has no metric of '
       'predictions: give the task metric_fns'
     )
+
+
+class Evaluator(Judge):
+  """Decodes the same examples whenever it is called."""
+
+  def __init__(
+    self, model: network.Transformer, dataset, settings: Settings, mesh
+  ):
+    """Reads the examples.
+
+    Args:
+      model: the network.
+      dataset: a `data.config.DatasetConfig`.
+      settings: how they are decoded.
+      mesh: devices, axes `data` and `model`.
+
+    Raises:
+      errors.UserError: a setting out of range, or see `examples.open_split`.
+    """
+    super().__init__(dataset, settings)
+    self._mesh = mesh
+    if not self.tasks:
+      return
+    lengths = dataset.task_feature_lengths
+    self._longest = lengths['inputs']
+    length = settings.decode_length
+    length = lengths['targets'] if length is None else length
+    errors.check_positive('DECODE_LENGTH', length)
+    unit = mesh.shape['data']
+    errors.check_positive('DECODE_BATCH_SIZE', settings.batch_size)
+    self._rows = -(-settings.batch_size // unit) * unit
+    self._decode = jax.jit(
+      functools.partial(
+        settings.decoder,
+        model,
+        length=length,
+        eos_id=self.tasks[0].vocabulary.eos_id,
+      ),
+      out_shardings=NamedSharding(mesh, PartitionSpec()),
+    )
+
+  def __call__(self, params: Mapping) -> dict[str, float]:
+    """The metrics of a model's predictions; {} where no task has one."""
+    return self.metrics(self.predict(params, self.judged))
+
+  def predict(self, params: Mapping, tasks: Iterable) -> dict[str, list[str]]:
+    """A text for each example, by task."""
+    return {task.name: self._predict(params, task) for task in tasks}
+
+  def _predict(self, params: Mapping, task) -> list[str]:
+    width = self._width(task)
+    where = NamedSharding(self._mesh, partitioning.BATCH_SPEC)
+    found = []
+    for start in range(0, len(task), self._rows):
+      rows = np.zeros((self._rows, width), np.int32)
+      part = task.input_ids[start : start + self._rows]
+      for row, ids in zip(rows, part, strict=False):
+        row[: len(ids)] = ids
+      # Every process has all rows and gives its devices theirs.
+      batch = jax.make_array_from_callback(
+        rows.shape, where, lambda index, rows=rows: rows[index]
+      )
+      tokens, _ = self._decode(params, batch, jax.random.key(start))
+      tokens = np.asarray(jax.device_get(tokens))[: len(part), 0]
+      found += [task.text(row) for row in tokens]
+    return found
+
+  def _width(self, task) -> int:
+    longest = max(map(len, task.input_ids))
+    rounded = max(_SHORTEST, 1 << (longest - 1).bit_length())
+    return max(longest, min(rounded, self._longest))
 
 
 def shown(values: Mapping[str, float]) -> str:

@@ -1,0 +1,221 @@
+"""Decoding a task's split and judging it: by hand, by file, task by task."""
+
+import functools
+import json
+import statistics
+
+import jax
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+from small_run import mesh_of
+from test_inference import model
+
+from t5x_variants import (
+  decoding,
+  errors,
+  evaluation,
+  partitioning,
+  task_metrics,
+  train_state,
+)
+from t5x_variants.data import config, examples, texts, vocabularies
+from t5x_variants.weights import saved
+
+LENGTHS = {'inputs': 40, 'targets': 6}
+# One input is longer than the model's, one is empty, one is no ASCII.
+SHORT = [('one', 'a'), ('', 'bc'), ('naïve ☃', 'a'), ('z' * 20, 'four')]
+LONG = [('x' * 60, 'y' * 30), ('w' * 33, 'b')]
+
+
+def even(targets, predictions):
+  """Per cent with an even number of characters."""
+  assert len(targets) == len(predictions)
+  return {
+    'even': seqio.metrics.Scalar(
+      np.mean([len(p) % 2 == 0 for p in predictions]) * 100
+    )
+  }
+
+
+def same(targets, predictions):
+  """Per cent that equal the target, and how many targets were whole."""
+  pairs = list(zip(targets, predictions, strict=True))
+  return {
+    'same': 100 * statistics.fmean(t == p for t, p in pairs),
+    'whole': sum(len(t) for t in targets),
+  }
+
+
+def scored(targets, scores):
+  raise AssertionError('only predictions are judged')
+
+
+def register(name, pairs, metric_fns):
+  """A seqio task of pairs, its postprocessor upper case."""
+
+  def rows(split, shuffle_files, seed=None):
+    inputs, targets = zip(*pairs, strict=True)
+    return tf.data.Dataset.from_tensor_slices(
+      {'inputs': list(inputs), 'targets': list(targets)}
+    )
+
+  feature = seqio.Feature(vocabularies.byte(), add_eos=True)
+  seqio.TaskRegistry.add(
+    name,
+    source=seqio.FunctionDataSource(rows, splits=['validation', 'test']),
+    output_features={'inputs': feature, 'targets': feature},
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+    postprocess_fn=lambda text, example, is_target: text.upper(),
+    metric_fns=metric_fns,
+  )
+  return name
+
+
+@pytest.fixture(scope='module')
+def mixture():
+  short = register('metrics_short', SHORT, [same, even, scored])
+  long = register('metrics_long', LONG, [same])
+  register('metrics_none', SHORT, [scored])
+  seqio.MixtureRegistry.add('metrics_both', [short, long], default_rate=1)
+  return 'metrics_both'
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('weights') / 'run'
+  shapes, _ = train_state.shapes_and_axes(model())
+  rng = np.random.default_rng(1)
+  params = jax.tree.map(
+    lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes
+  )
+  saved.write(folder, 7, params, "ACTIVATION = 'rational'\nGATED = True\n")
+  return folder, params
+
+
+def dataset(name, **options):
+  return config.DatasetConfig(
+    name, LENGTHS, 'validation', batch_size=8, num_epochs=1, **options
+  )
+
+
+def evaluate(checkpoint, name, mesh=None, count=None, **options):
+  return evaluation.evaluate(
+    model(),
+    checkpoint=str(checkpoint[0]),
+    dataset=dataset(name),
+    mesh=mesh or mesh_of(1),
+    logical_axis_rules=partitioning.standard_logical_axis_rules(),
+    task_decoding=task_metrics.Settings(batch_size=3, count=count),
+    **options,
+  )
+
+
+def test_a_mixture_is_decoded_and_judged_task_by_task(
+  mixture, checkpoint, tmp_path, capsys
+):
+  output = tmp_path / 'new/predictions.jsonl'
+  found = evaluate(
+    checkpoint, mixture, mesh_of(2, 2), predictions_output=str(output)
+  )
+  assert json.loads(capsys.readouterr().out) == found
+  records = [
+    json.loads(line) for line in output.read_text('utf-8').splitlines()
+  ]
+  # In order, whole, whatever was cut for the model.
+  assert [(r['inputs'], r['target']) for r in records] == LONG + SHORT
+  decode = jax.jit(
+    functools.partial(decoding.greedy, model(), length=6, eos_id=1)
+  )
+  vocabulary = vocabularies.byte()
+  rows = np.stack(
+    [
+      texts.padded(texts.encode(vocabulary, r['inputs']), 40, 1)
+      for r in records
+    ]
+  )
+  tokens, _ = decode(checkpoint[1], rows)
+  expected = [texts.decode(vocabulary, row[0]) for row in tokens]
+  assert [r['prediction'] for r in records] == expected
+  short = expected[len(LONG) :]
+  values = {
+    'metrics_long/same': 0.0,
+    'metrics_long/whole': 31.0,
+    'metrics_short/same': 0.0,
+    'metrics_short/whole': 8.0,
+    'metrics_short/even': 25.0 * sum(len(text) % 2 == 0 for text in short),
+    'average': 0.0,
+  }
+  values['average'] = ((31 / 2) + (8 + values['metrics_short/even']) / 3) / 2
+  assert {n: v for n, v in found.items() if n in values} == pytest.approx(
+    values
+  )
+  assert set(found) - set(values) == {
+    'loss',
+    'accuracy',
+    'target_tokens',
+    'batches',
+    'step',
+  }
+  # And from the file, without the model.
+  judge = functools.partial(
+    evaluation.judge,
+    dataset=dataset(mixture),
+    task_decoding=task_metrics.Settings(),
+    predictions=str(output),
+  )
+  assert judge(output=str(tmp_path / 'judged')) == pytest.approx(values)
+  assert json.loads((tmp_path / 'judged').read_text()) == pytest.approx(values)
+  lines = output.read_text('utf-8').splitlines(keepends=True)
+  output.write_text(''.join(lines[:-1]), encoding='utf-8')
+  with pytest.raises(errors.UserError, match='5 lines and the split has 6'):
+    judge()
+  for line in ('{"prediction": 3}', '[]', '{'):
+    output.write_text(line)
+    with pytest.raises(errors.UserError, match='line 1 is no prediction'):
+      judge()
+  with pytest.raises(errors.UserError, match='cannot be read'):
+    judge(predictions=str(tmp_path / 'nowhere'))
+  with pytest.raises(errors.UserError, match='metrics_none has no metric'):
+    judge(dataset=dataset('metrics_none'))
+
+
+def test_the_one_task_of_a_run_is_called_task(mixture, checkpoint):
+  settings = task_metrics.Settings(batch_size=2, count=3)
+  found = task_metrics.Evaluator(
+    model(), dataset('metrics_short'), settings, mesh_of(1)
+  )
+  assert found.names == ['task/same', 'task/whole', 'task/even', 'average']
+  first = found(checkpoint[1])
+  assert list(first) == found.names
+  assert found(checkpoint[1]) == first
+  assert found._decode._cache_size() == 1, 'one program'
+  targets = {'metrics_short': [text for _, text in SHORT[:3]]}
+  assert found.metrics(targets)['task/same'] == 100
+  with pytest.raises(errors.UserError, match='4 predictions and 3 examples'):
+    found.metrics({'metrics_short': ['a'] * 4})
+
+
+def test_there_may_be_nothing_to_judge(mixture):
+  make = functools.partial(task_metrics.Evaluator, model(), mesh=mesh_of(1))
+  for name, options, count, why in (
+    ('metrics_none', {}, None, 'metrics_none has no metric'),
+    ('metrics_short', {}, 0, 'METRIC_EXAMPLES is 0'),
+    ('metrics_short', {'prepared': 'x'}, None, 'prepared data'),
+  ):
+    found = make(dataset(name, **options), task_metrics.Settings(count=count))
+    assert found({}) == {} and found.names == []
+    assert why in found.missing()
+
+
+def test_bad_input_is_refused(mixture):
+  with pytest.raises(errors.UserError, match="'train'.*'test', 'validation'"):
+    examples.open_split(mixture, LENGTHS, 'train')
+  with pytest.raises(errors.UserError, match='not registered'):
+    examples.open_split('unheard_of', LENGTHS, 'train')
+  with pytest.raises(errors.UserError, match='has no example'):
+    examples.open_split(mixture, LENGTHS, 'test', count=0)
