@@ -32,6 +32,8 @@ setup(
     'flax>=0.10.6',
     'gin-config>=0.5',
     'grain>=0.2.18',
+    # Of tensorflow-datasets, to download, which forgets to say so.
+    'importlib_resources>=6.0',
     'jax>=0.7',
     'jaxtyping>=0.2.36',
     'msgpack>=1.0',

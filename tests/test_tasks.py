@@ -106,3 +106,23 @@ def test_slips_of_metrics_and_labels_are_refused(source):
       tasks.text_to_text(source, byte, labels=labels)
   with pytest.raises(errors.UserError, match=r'scores.normalized takes'):
     tasks.text_to_text(source, byte, metric_fns=[scores.normalized])
+  with pytest.raises(errors.UserError, match="'acuracy'.*'accuracy', 'bleu'"):
+    tasks.text_to_text(source, byte, metric_fns=['acuracy'])
+  for labels in (None, ['no', 'yes', 'maybe']):
+    with pytest.raises(errors.UserError, match="'f1' needs two labels"):
+      tasks.text_to_text(source, byte, metric_fns='f1', labels=labels)
+  with pytest.raises(errors.UserError, match="'macro_f1' needs labels"):
+    tasks.text_to_text(source, byte, metric_fns=['macro_f1'])
+
+
+def test_metrics_by_name_know_the_labels(source):
+  name = tasks.text_to_text(
+    source,
+    vocabularies.byte(),
+    metric_fns=['f1', 'macro_f1', scores.accuracy],
+    labels=['no', 'yes'],
+  )
+  f1, macro, accuracy = tasks.get(name).predict_metric_fns
+  given = ['yes', 'no', 'no'], ['yes', 'yes', 'no']
+  assert f1(*given) == macro(*given) == {'f1': pytest.approx(200 / 3)}
+  assert accuracy(*given) == {'accuracy': pytest.approx(200 / 3)}

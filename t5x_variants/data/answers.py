@@ -10,7 +10,7 @@ prediction that is none stays what it is, and metrics count it as wrong.
 import functools
 import inspect
 
-from t5x_variants.data import documents
+from t5x_variants.data import documents, scores
 from t5x_variants.errors import UserError
 
 _ARGUMENTS = (['targets', 'predictions'], ['targets', 'scores'])
@@ -64,9 +64,26 @@ def check_labels(labels, source) -> None:
       raise UserError(_outside(target, what, labels))
 
 
-def check_metrics(metric_fns) -> None:
-  """Refuses what seqio could not call as a metric."""
-  for metric in metric_fns:
+def metrics(metric_fns, labels=None) -> tuple:
+  """Metric functions, the names among them looked up in `scores`.
+
+  Args:
+    metric_fns: functions of (targets, predictions), or names.
+    labels: of the task, or None.
+
+  Returns:
+    The functions.
+
+  Raises:
+    UserError: an unknown name, or a function that seqio could not call.
+  """
+  if isinstance(metric_fns, str):
+    metric_fns = [metric_fns]
+  found = tuple(
+    scores.get(metric, labels) if isinstance(metric, str) else metric
+    for metric in metric_fns
+  )
+  for metric in found:
     needed = [
       name
       for name, parameter in inspect.signature(metric).parameters.items()
@@ -78,6 +95,7 @@ def check_metrics(metric_fns) -> None:
         f'metric_fns: {name_of(metric)} takes {needed}; a metric is a function'
         ' of (targets, predictions), such as those of t5x_variants.data.scores'
       )
+  return found
 
 
 def name_of(function) -> str:

@@ -2,9 +2,10 @@
 
 Each is a function of (targets, predictions), two lists of one length, and
 returns {name: number}: what seqio calls a predict metric, so that a gin file
-can put it on any task:
+can put it on any task, by name or, to set its parameters, as a function:
 
-  tasks.text_to_text.metric_fns = [@scores.accuracy, @scores.bleu]
+  tasks.text_to_text.metric_fns = ['accuracy', @scores.rouge]
+  scores.rouge.use_stemmer = True
 
 Targets and predictions are what a task's `postprocess_fn` returned. The
 numbers lie between 0 and 100, correlations between -100 and 100.
@@ -22,6 +23,7 @@ should not wait for them.
 """
 
 import collections
+import functools
 import math
 import re
 import string
@@ -34,6 +36,35 @@ _ARTICLES = re.compile(r'\b(a|an|the)\b')
 _NO_PUNCTUATION = str.maketrans('', '', string.punctuation)
 # Of STS-B, whose similarities are 0 to 5.
 _NO_NUMBER = -1.0
+
+
+def get(name: str, labels=None):
+  """The metric of a name.
+
+  Args:
+    name: accuracy, f1, macro_f1, matthews, pearson, spearman, bleu or rouge.
+    labels: of the task; f1 needs two, of which the second is the positive one,
+      macro_f1 needs all.
+
+  Returns:
+    A function of (targets, predictions).
+
+  Raises:
+    UserError: an unknown name, or labels that are missing.
+  """
+  known = (accuracy, matthews, pearson, spearman, bleu, rouge, f1, macro_f1)
+  named = {function.__name__: function for function in known}
+  if name not in named:
+    raise UserError(f'there is no metric {name!r}: choose from {sorted(named)}')
+  count = len(labels or ())
+  if (name == 'f1' and count != 2) or (name == 'macro_f1' and not count):
+    wanted = 'two labels' if name == 'f1' else 'labels'
+    raise UserError(f'the metric {name!r} needs {wanted}, not {labels!r}')
+  if name == 'f1':
+    return functools.partial(f1, positive=labels[1], negative=labels[0])
+  if name == 'macro_f1':
+    return functools.partial(macro_f1, labels=tuple(labels))
+  return named[name]
 
 
 def check_lengths(targets, predictions) -> None:

@@ -228,7 +228,10 @@ class DocumentSource(seqio.DataSource):
 
 
 class TfdsSource(seqio.TfdsDataSource):
-  """A TFDS dataset of which only the text is read, in a fresh order."""
+  """A TFDS dataset in a fresh order, of which only the text is read.
+
+  Without a field, which benchmarks have no single one of, all of it is.
+  """
 
   def __init__(self, name, data_dir, field, download):
     self.name = name.split(':')[0].split('/')[0]
@@ -253,10 +256,15 @@ class TfdsSource(seqio.TfdsDataSource):
         raise UserError(
           f'{name} is not prepared in {folder or "~/tensorflow_datasets"}:'
           ' point data_dir (TFDS_DATA_DIR) at the folder that holds it, or'
-          ' read other files with gin/data/c4_json.gin'
+          ' read the files it is made of (of C4: gin/data/c4_json.gin)'
         )
       return found
     return tuple(super().splits)
+
+  @property
+  def features(self):
+    """TFDS's description of the fields."""
+    return self.tfds_dataset.info.features
 
   def num_input_examples(self, split: str) -> None:
     """Unknown: seqio would cache a small split, and with it its order."""
@@ -266,6 +274,8 @@ class TfdsSource(seqio.TfdsDataSource):
     """Documents of a split; see seqio.DataSource."""
     dataset = super().get_dataset(*args, **kwargs)
     field = self._field
+    if field is None:
+      return dataset
     if field not in dataset.element_spec:
       raise UserError(
         f'{self._where[0]} has no feature {field!r}: choose one of'

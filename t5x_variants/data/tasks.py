@@ -16,6 +16,7 @@ its `postprocess_fn`.
 
 import functools
 import hashlib
+from collections.abc import Mapping
 
 from t5x_variants.data import answers, documents, noise
 from t5x_variants.data import span_corruption as corruption
@@ -194,7 +195,8 @@ def text_to_text(
     vocabulary: the one that the model was trained with.
     name: of the task; None: one made of all that is given here.
     prefix: put before every input, such as T5's 'cola sentence: '.
-    metric_fns: functions of (targets, predictions), such as those of `scores`.
+    metric_fns: functions of (targets, predictions), such as those of `scores`;
+      or their names, see `scores.get`.
     labels: the only targets there may be; None: any text. The files of
       `corpora.pairs` are read through at once to check them.
     postprocess_fn: (text, *, example, is_target) -> what the metrics compare;
@@ -207,11 +209,10 @@ def text_to_text(
     UserError: a target outside the labels, a function that is no metric, or
       another task of that name.
   """
-  metric_fns = tuple(metric_fns)
-  answers.check_metrics(metric_fns)
   if labels is not None:
     answers.check_labels(labels, source)
     labels = tuple(labels)
+  metric_fns = answers.metrics(metric_fns, labels)
   names = [answers.name_of(function) for function in metric_fns]
   if postprocess_fn is None:
     postprocess_fn = functools.partial(answers.as_text, labels=labels)
@@ -252,9 +253,41 @@ def _tokenize_pair(dataset, output_features, prefix: str):
   return dataset.map(tokenize)
 
 
+def mixture(rates: Mapping[str, float], name: str | None = None) -> str:
+  """Registers a mixture of registered tasks; again the same, again the name.
+
+  Args:
+    rates: how often an example is of each task, in proportion.
+    name: of the mixture, where no other has it; else, or without one, it is
+      made of what is mixed.
+
+  Returns:
+    The name of the mixture.
+  """
+  made_of = repr(list(rates.items()))
+  name = _free_name(name, 'mixture', made_of)
+  if name not in seqio.MixtureRegistry.names():
+    # A pass over it is one over each task: the smallest does not end it.
+    sample = functools.partial(
+      tf.data.Dataset.sample_from_datasets, stop_on_empty_dataset=False
+    )
+    seqio.MixtureRegistry.add(name, list(rates.items()), sample_fn=sample)
+    _MADE_OF[name] = made_of
+  return name
+
+
 def subtasks(mixture_or_task_name: str) -> list:
   """The tasks of a registered mixture, or the one task of that name."""
   return list(seqio.get_subtasks(get(mixture_or_task_name)))
+
+
+def _free_name(wanted: str | None, stem: str, made_of: str) -> str:
+  """A short name where nothing else has it, or one that is made of all."""
+  taken = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+  if wanted and (wanted not in taken or _MADE_OF.get(wanted) == made_of):
+    return wanted
+  digest = hashlib.blake2b(made_of.encode(), digest_size=4).hexdigest()
+  return f'{wanted or stem}_{digest}'
 
 
 def _register(
@@ -276,9 +309,10 @@ def _register(
     )
   )
   if name is None:
-    digest = hashlib.blake2b(made_of.encode(), digest_size=4).hexdigest()
     found = getattr(source, 'name', type(source).__name__)
-    name = f'{kind}_{found}_{digest}'
+    name = _free_name(
+      getattr(source, 'task_name', None), f'{kind}_{found}', made_of
+    )
   if name in seqio.TaskRegistry.names():
     if _MADE_OF.get(name) != made_of:
       raise UserError(

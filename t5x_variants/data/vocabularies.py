@@ -59,6 +59,19 @@ def sentence_piece(
   return seqio.SentencePieceVocabulary(path, extra_ids=extra_ids)
 
 
+def byte_or_sentence_piece(path: str | None = None, extra_ids: int = 0):
+  """Bytes, or a SentencePiece model where its file is named.
+
+  Args:
+    path: the .model file; None: bytes, with their 100 sentinels.
+    extra_ids: see `sentence_piece`.
+
+  Returns:
+    The vocabulary.
+  """
+  return byte() if path is None else sentence_piece(path, extra_ids)
+
+
 def num_sentinels(vocabulary) -> int:
   """How many ids, counted from the last one down, are sentinels.
 

@@ -1,0 +1,491 @@
+"""GLUE, SuperGLUE and SQuAD: files of both kinds, texts, rates, judging."""
+
+import importlib.resources.abc
+import importlib.util
+import json
+import pathlib
+import sys
+
+import benchmark_files
+import pytest
+import tensorflow_datasets as tfds
+
+from t5x_variants import errors, gin_utils
+from t5x_variants.data import (
+  benchmarks,
+  pipeline,
+  recipes,
+  super_glue,
+  tasks,
+  vocabularies,
+)
+
+LENGTHS = {'inputs': 200, 'targets': 40}
+TEXTS = {
+  (key, split) if isinstance(key, str) else key: texts
+  for key, texts in benchmark_files.TEXTS.items()
+  for split in (['train', 'validation'] if isinstance(key, str) else [key[1]])
+}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('benchmarks')
+  benchmark_files.write(folder)
+  return folder
+
+
+def benchmark(name):
+  return name.rsplit('glue_', 1)[0] + 'glue' if 'glue' in name else name
+
+
+def register(task, folder, **options):
+  return benchmarks.register(
+    task,
+    vocabularies.byte(),
+    str(folder / 'glue'),
+    str(folder / 'super_glue'),
+    str(folder / 'squad'),
+    **options,
+  )
+
+
+def source(name, folder=None, data_dir=None):
+  place = None if folder is None else str(folder / benchmark(name))
+  recipe = benchmarks.RECIPES[name]
+  return recipes.ExampleSource(name, recipe, place, data_dir, False)
+
+
+def texts(found):
+  """Examples as the rows of TEXTS."""
+  return [
+    (x['inputs'], x['targets'])
+    + ((json.loads(x['gold']),) if 'gold' in x else ())
+    for x in found
+  ]
+
+
+def test_every_task_of_the_papers_is_there():
+  known = {name for name, _ in TEXTS}
+  assert known == set(benchmarks.RECIPES)
+  assert len(benchmarks.GROUPS['glue']) == 9  # MNLI has two development sets.
+  assert len(benchmarks.GROUPS['super_glue']) == 8
+
+
+# Files.
+
+
+@pytest.mark.parametrize(('name', 'split'), TEXTS)
+def test_official_files_become_the_texts_of_the_paper(folder, name, split):
+  assert texts(source(name, folder).examples(split)) == TEXTS[name, split]
+
+
+def prepare(name, folder, data_dir, monkeypatch):
+  """Has TFDS's own builder write its folder from the official files."""
+  below = pathlib.Path(folder) / benchmark(name)
+  if name == 'squad':
+    found = {
+      'train': below / 'train-v1.1.json',
+      'dev': below / 'dev-v1.1.json',
+    }
+  elif name == 'glue_mrpc':
+    rows = below.joinpath('MRPC/dev.tsv').read_text(encoding='utf-8')
+    path = below / 'dev_ids.tsv'
+    path.write_text('\t'.join(rows.splitlines()[1].split('\t')[1:3]))
+    found = {'dev_ids': path, 'train': below / 'MRPC/train.tsv'}
+    found['test'] = found['train']
+  else:
+    found = str(below)
+  for method in ('download', 'download_and_extract'):
+    monkeypatch.setattr(
+      tfds.download.DownloadManager, method, lambda self, urls: found
+    )
+  if not importlib.util.find_spec('importlib_resources'):
+    # TFDS takes it from packages that no longer bring it along.
+    monkeypatch.setitem(sys.modules, 'importlib_resources', importlib.resources)
+  builder = tfds.builder(benchmarks.RECIPES[name].tfds, data_dir=data_dir)
+  split_generators = builder._split_generators
+
+  def without_tests(dl_manager):  # We read none, and wrote none.
+    found = split_generators(dl_manager)
+    if isinstance(found, dict):
+      return found
+    return [split for split in found if not split.name.startswith('test')]
+
+  monkeypatch.setattr(builder, '_split_generators', without_tests)
+  builder.download_and_prepare()
+
+
+@pytest.mark.parametrize('name', benchmarks.RECIPES)
+def test_tfds_gives_the_same_texts(name, folder, tmp_path, monkeypatch):
+  """TFDS's folder, made by its own builder out of the same official files."""
+  prepare(name, folder, tmp_path, monkeypatch)
+  found = source(name, data_dir=str(tmp_path))
+  for split in found.splits:
+    wanted = TEXTS[name, split]
+    if name == 'glue_mrpc':  # TFDS divides one file by a list of numbers.
+      wanted = wanted[1:] if split == 'train' else wanted[:1]
+    # TFDS stores examples in an order of its own.
+    given = texts(found.examples(split))
+    assert sorted(map(repr, given)) == sorted(map(repr, wanted))
+
+
+@pytest.mark.parametrize(
+  ('name', 'broken', 'parts'),
+  [
+    (
+      'glue_cola',
+      'x\t2\t\tSo.',
+      ["line 3: the label is '2'", '1 (acceptable)'],
+    ),
+    ('glue_rte', '2\ta\tb\t1', ["line 4: the label is '1'", 'not_entailment']),
+    ('glue_rte', '2\ta\tb\t-', ["the label is '-'"]),
+    ('glue_stsb', '\t'.join('abcdefghi') + '\t5.1', ["'5.1'", 'from 0 to 5']),
+    ('glue_stsb', '\t'.join('abcdefghi') + '\tnan', ['line 6', "'nan'"]),
+    (
+      'super_glue_cb',
+      '{"premise": "a", "hypothesis": "b", "label": "maybe"}',
+      ["line 4: the label is 'maybe'", 'contradiction'],
+    ),
+    ('super_glue_cb', '{"premise": "a", "label": "neutral"}', ['hypothesis']),
+    ('super_glue_cb', '{"premise": "a"', ['line 4', 'is no object']),
+    ('super_glue_cb', '["a"]', ['line 4', 'is no object']),
+    (
+      'super_glue_boolq',
+      '{"passage": "a", "question": "b", "label": 1}',
+      ['line 3: the label is 1', "['False', 'True']"],
+    ),
+    (
+      'super_glue_wsc',
+      '{"text": "It is.", "label": true, "target": {"span1_text": "a",'
+      ' "span2_text": "he", "span2_index": 0}}',
+      ["line 4: the pronoun 'he' is not in the text 'It is.'"],
+    ),
+    ('super_glue_multirc', '{"idx": 0}', ['line 2', 'no passage of MultiRC']),
+    ('super_glue_record', '{"idx": 0}', ['line 2', 'no passage of ReCoRD']),
+  ],
+)
+def test_a_row_that_cannot_be_is_named(tmp_path, name, broken, parts):
+  benchmark_files.write(tmp_path)
+  file = benchmarks.RECIPES[name].files['validation']
+  path = tmp_path / benchmark(name) / file
+  with path.open('a', encoding='utf-8') as file:
+    file.write(broken + '\n')
+  found = source(name, tmp_path)
+  assert found.examples('train')
+  with pytest.raises(errors.UserError) as caught:
+    found.examples('validation')
+  for part in (str(path), *parts):
+    assert part in str(caught.value)
+
+
+def test_files_that_are_missing_or_others(tmp_path):
+  benchmark_files.write(tmp_path)
+  for name in ('MNLI/dev_mismatched.tsv', 'RTE/train.tsv'):
+    (tmp_path / 'glue' / name).unlink()
+  with pytest.raises(errors.UserError) as caught:
+    register('mnli', tmp_path)
+  for part in ('no ', 'MNLI/dev_mismatched.tsv', 'looked for'):
+    assert part in str(caught.value)
+  with pytest.raises(errors.UserError, match=r"RTE/train.tsv', 'RTE/dev.tsv"):
+    register('glue_rte', tmp_path)
+  path = tmp_path / 'glue' / 'QNLI' / 'dev.tsv'
+  path.write_text('question\tsentence\nWhy?\tSo.\n')
+  with pytest.raises(errors.UserError, match="columns.*not .'label'.*headings"):
+    source('glue_qnli', tmp_path).examples('validation')
+  path.write_bytes(b'\xff\xfe')
+  with pytest.raises(errors.UserError, match='is no UTF-8'):
+    source('glue_qnli', tmp_path).examples('validation')
+  for text in ('{"data": [{}]}', '[]', 'x'):
+    path = tmp_path / 'squad' / 'dev-v1.1.json'
+    path.write_text(text)
+    with pytest.raises(errors.UserError, match='not in the format of SQuAD'):
+      source('squad', tmp_path).examples('validation')
+  (tmp_path / 'glue' / 'CoLA' / 'dev.tsv').write_text('')
+  with pytest.raises(errors.UserError, match='no example of glue_cola'):
+    source('glue_cola', tmp_path).examples('validation')
+  with pytest.raises(errors.UserError, match='glue/cola:2.0.0 is not prepared'):
+    source('glue_cola', data_dir=str(tmp_path)).examples('train')
+
+
+def test_rows_without_a_label_are_skipped_and_said(folder, caplog):
+  source('glue_qqp', folder).examples('train')
+  assert 'train.tsv: skipped 1 rows without a label' in caplog.text
+
+
+# Names, rates, mixtures.
+
+
+def test_names_with_and_without_their_benchmark():
+  assert (
+    benchmarks.find('cola') == benchmarks.find('glue_cola') == ['glue_cola']
+  )
+  mnli = ['glue_mnli_matched', 'glue_mnli_mismatched']
+  assert benchmarks.find('mnli') == mnli
+  assert benchmarks.find(['squad', 'mnli', 'glue_mnli']) == ['squad', *mnli]
+  assert set(benchmarks.find('all')) == set(benchmarks.RECIPES)
+
+
+def test_slips_of_names_are_refused():
+  with pytest.raises(errors.UserError) as caught:
+    benchmarks.find('colla')
+  for part in ("'colla'", "did you mean 'cola'", *benchmarks.names()):
+    assert part in str(caught.value)
+  with pytest.raises(errors.UserError, match="'glue_rte', 'super_glue_rte'"):
+    benchmarks.find('rte')
+  for task in ([], 'nothing', ['cola', 'wnli'], ''):
+    with pytest.raises(errors.UserError, match='TASK='):
+      benchmarks.find(task)
+  with pytest.raises(errors.UserError, match='maximum=0'):
+    benchmarks.rates('glue', 0)
+
+
+def test_rates_are_those_of_t5():
+  """The table of its code, by hand; RTE, of two benchmarks, half in each."""
+  glue = [8551, 67349, 3668, 5749, 363849, 392702, 104743]
+  super_glue = [9427, 250, 400, 27243, 138854]
+  rates = benchmarks.rates('all')
+  del rates['glue_mnli_mismatched']  # Of a development set alone.
+  assert list(rates.values()) == [
+    *glue,
+    *[2490 / 2],
+    *super_glue,
+    *[2490 / 2, 5428, 259, 87599],
+  ]
+  assert benchmarks.rates('glue')['glue_rte'] == 2490
+  assert benchmarks.rates('super_glue')['super_glue_rte'] == 2490
+  capped = benchmarks.rates('glue', 100_000)
+  assert capped == {k: min(v, 1e5) for k, v in benchmarks.rates('glue').items()}
+  assert len([v for v in capped.values() if v == 1e5]) == 3
+
+
+def test_a_mixture_is_seqio_s(folder):
+  name = register(['cola', 'mnli', 'super_glue_wsc', 'squad'], folder)
+  mixture = tasks.get(name)
+  rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
+  assert rates == {
+    'glue_cola': 8551,
+    'glue_mnli_matched': 392_702,
+    'glue_mnli_mismatched': 9832,
+    'super_glue_wsc': 259,
+    'squad': 87_599,
+  }
+  assert register(['cola', 'mnli', 'super_glue_wsc', 'squad'], folder) == name
+  trained = [x.name for x in tasks.subtasks(name) if 'train' in x.splits]
+  assert 'glue_mnli_mismatched' not in trained and len(trained) == 4
+  # One pass over it reads every example of every task.
+  batches = pipeline.Batches(
+    name,
+    LENGTHS,
+    'validation',
+    4,
+    shuffle=False,
+    seed=0,
+    pack=False,
+    num_epochs=1,
+  )
+  rows = sum((x['decoder_target_tokens'] > 0).any(1).sum() for x in batches)
+  assert rows == sum(
+    len(TEXTS[task.name, 'validation']) for task in mixture.tasks
+  )
+
+
+def test_shares_of_the_hosts_are_disjoint_and_whole(folder):
+  found = source('super_glue_cb', folder)
+  from t5x_variants.data._tensorflow import seqio
+
+  shares = [
+    [
+      example['inputs'].decode()
+      for example in found.get_dataset(
+        'train', True, 1, seqio.ShardInfo(index, 2)
+      ).as_numpy_iterator()
+    ]
+    for index in range(2)
+  ]
+  assert [len(share) for share in shares] == [2, 1]
+  wanted = [text for text, _ in TEXTS['super_glue_cb', 'train']]
+  assert sorted(sum(shares, [])) == sorted(wanted)
+
+
+# Judging.
+
+
+def judge(name, answer, folder, split='validation'):
+  """The metrics of a task, answered by a function of (target, example)."""
+  (task,) = tasks.subtasks(register(name, folder))
+  found = list(
+    task.get_dataset(LENGTHS, split, shuffle=False).as_numpy_iterator()
+  )
+  targets = [
+    task.postprocess_fn(x['targets_pretokenized'], example=x, is_target=True)
+    for x in found
+  ]
+  predictions = [
+    task.postprocess_fn(
+      answer(x['targets_pretokenized'].decode()), example=x, is_target=False
+    )
+    for x in found
+  ]
+  scored = {}
+  for metric in task.predict_metric_fns:
+    scored |= metric(targets=targets, predictions=predictions)
+  return scored
+
+
+METRICS = {
+  'glue_cola': {'matthews'},
+  'glue_sst2': {'accuracy'},
+  'glue_mrpc': {'f1', 'accuracy'},
+  'glue_stsb': {'pearson', 'spearman'},
+  'glue_qqp': {'f1', 'accuracy'},
+  'glue_qnli': {'accuracy'},
+  'glue_rte': {'accuracy'},
+  'super_glue_boolq': {'accuracy'},
+  'super_glue_cb': {'f1', 'accuracy'},
+  'super_glue_copa': {'accuracy'},
+  'super_glue_multirc': {'f1a', 'exact_match'},
+  'super_glue_record': {'f1', 'exact_match'},
+  'super_glue_rte': {'accuracy'},
+  'super_glue_wic': {'accuracy'},
+  'squad': {'f1', 'exact_match'},
+}
+
+
+@pytest.mark.parametrize('name', METRICS)
+def test_the_metrics_of_the_papers_tables(folder, name):
+  right = judge(name, lambda text: f'{text}\n', folder)
+  assert set(right) == METRICS[name]
+  # STS-B's targets are rounded, its gold scores are not.
+  assert all(value > 99.8 for value in right.values())
+  assert name == 'glue_stsb' or set(right.values()) == {100.0}
+  wrong = judge(name, lambda text: '', folder)
+  assert set(wrong.values()) == {0.0}
+
+
+def test_mnli_is_judged_on_both_development_sets(folder):
+  found = tasks.subtasks(register('mnli', folder))
+  assert [x.name for x in found if 'validation' in x.splits] == [
+    'glue_mnli_matched',
+    'glue_mnli_mismatched',
+  ]
+
+
+def test_any_gold_answer_will_do(folder):
+  assert judge('squad', lambda _: 'In  rome!', folder) == {
+    'exact_match': 50.0,
+    'f1': 50.0,
+  }
+  found = judge('super_glue_record', lambda _: 'bob', folder)
+  assert found == {'exact_match': 100.0, 'f1': 100.0}
+
+
+def test_wsc_compares_what_is_named(folder):
+  # Of its three candidates the second is false.
+  found = judge('super_glue_wsc', lambda text: text, folder)
+  assert found == {'accuracy': pytest.approx(200 / 3)}
+  found = judge('super_glue_wsc', lambda _: 'Bob', folder)
+  assert found == {'accuracy': pytest.approx(200 / 3)}
+  assert judge('super_glue_wsc', lambda _: ' ', folder) == {'accuracy': 0.0}
+
+
+@pytest.mark.parametrize(
+  ('candidate', 'prediction', 'same'),
+  [
+    ('the old man', 'The Man', 'True'),
+    ('man', 'his very old man', 'True'),
+    ('old man', 'young man', 'False'),
+    ("Bob's hat", 'Bob', 'False'),
+    ("Bob's hat", "bob's hat", 'True'),
+    ('Bob', 'Bobby', 'False'),
+    ('Bob', ' ', ''),
+    ('Bob', 'the', ''),
+  ],
+)
+def test_wsc_s_rule(candidate, prediction, same):
+  example = {'targets_pretokenized': candidate.encode(), 'gold': b'"True"'}
+  found = super_glue.same_referent(prediction, example=example)
+  assert found == same
+  assert super_glue.same_referent('', example=example, is_target=True) == 'True'
+
+
+@pytest.mark.parametrize(
+  ('text', 'pronoun', 'index', 'marked'),
+  [
+    ('I saw it and it ran.', 'it', 4, 'I saw it and *it* ran.'),
+    ('I saw it and it ran.', 'it', 3, 'I saw *it* and it ran.'),
+    ('"Good for him," he said.', 'him', 2, '"Good for *him*," he said.'),
+    ('She  left, did she', 'she', 0, '*She*  left, did she'),
+    ('then the heir said he', 'he', 1, 'then the heir said *he*'),
+    ('what they scold is', 'they scold', 1, 'what *they scold* is'),
+  ],
+)
+def test_wsc_marks_the_pronoun(text, pronoun, index, marked):
+  assert super_glue.marked(text, pronoun, index) == marked
+
+
+def test_wic_says_the_part_of_speech_where_it_is_known():
+  row = {'pos': 'N', 'sentence1': 'a', 'sentence2': 'b', 'word': 'c'}
+  (example,) = benchmarks.RECIPES['super_glue_wic'].convert(
+    row | {'label': True}, 'train'
+  )
+  assert example['inputs'] == 'wic pos: N sentence1: a sentence2: b word: c'
+  assert example['targets'] == 'True'
+
+
+def test_seqio_s_own_evaluator_judges_them(folder):
+  """As t5x has it: every metric of every task of a mixture."""
+  from t5x_variants.data._tensorflow import seqio
+
+  name = register(['mrpc', 'multirc', 'wsc', 'squad'], folder)
+  evaluator = seqio.Evaluator(
+    name,
+    seqio.EncDecFeatureConverter(pack=False),
+    eval_split='validation',
+    sequence_length=LENGTHS,
+  )
+
+  def predict(dataset):
+    return [
+      (i, list(x['decoder_target_tokens']))
+      for i, x in dataset.as_numpy_iterator()
+    ]
+
+  found, _ = evaluator.evaluate(
+    compute_metrics=True, predict_fn=predict, score_fn=None
+  )
+  metrics = found.result()
+  assert metrics == {
+    'glue_mrpc': {'accuracy': 100.0, 'f1': 100.0},
+    'super_glue_multirc': {'exact_match': 100.0, 'f1a': 100.0},
+    'super_glue_wsc': {'accuracy': pytest.approx(200 / 3)},
+    'squad': {'exact_match': 100.0, 'f1': 100.0},
+  }
+
+
+# gin.
+
+
+@pytest.mark.parametrize(
+  ('file', 'task', 'wanted'),
+  [
+    ('glue', "'mrpc'", 'glue_mrpc'),
+    ('super_glue', "'super_glue_rte'", 'super_glue_rte'),
+    ('squad', None, 'squad'),
+    ('benchmarks', "['glue_rte', 'super_glue_rte']", None),
+  ],
+)
+def test_a_gin_file_names_its_task(folder, file, task, wanted):
+  values = [
+    f'{name.upper()}_DATA={str(folder / name)!r}'
+    for name in ('glue', 'super_glue', 'squad')
+  ]
+  values += [f'TASK={task}'] if task else []
+  gin_utils.parse([f'gin/data/{file}.gin'], values)
+  name = gin_utils.macro('MIXTURE_OR_TASK_NAME')
+  found = [task.name for task in tasks.subtasks(name)]
+  if wanted:
+    assert name in (wanted, f'{wanted}_{name[-8:]}') and len(found) == 1
+  else:
+    rates = {tasks.get(name).get_rate(x) for x in tasks.subtasks(name)}
+    assert rates == {1245.0}
