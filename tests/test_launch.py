@@ -530,3 +530,44 @@ def test_no_project_and_no_secret_is_in_the_tools():
     found += re.findall(r'--project[= ]["\']?[a-z][-a-z0-9]{5,}', text)
     found += re.findall(r'\w+@[-\w.]*gserviceaccount|PRIVATE KEY|AIza', text)
   assert not found
+
+
+def test_the_image_has_what_it_copies():
+  lines = (ROOT / 'Dockerfile').read_text(encoding='utf-8').splitlines()
+  copied = [
+    name.rstrip('/')
+    for line in lines
+    if line.startswith('COPY ')
+    for name in line.split()[1:-1]
+  ]
+  assert {'setup.py', 'gin', 't5x_variants'} <= set(copied)
+  ignored = (ROOT / '.dockerignore').read_text(encoding='utf-8').splitlines()
+  for name in copied:
+    assert (ROOT / name).exists(), name
+    assert f'!{name}' in ignored, name
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/tpu.md'])
+def test_the_files_that_the_pages_name_are_there(page):
+  text = (ROOT / page).read_text(encoding='utf-8')
+  named = set(re.findall(r'--gin_file=(\S+?[.]gin)\b', text))
+  named |= set(re.findall(r'\btools/\w+[.]\w+', text))
+  assert 'tools/launch_tpu.sh' in named
+  missing = [name for name in named if not (ROOT / name).exists()]
+  if not (ROOT / 'gin/tpu').exists():
+    missing = [name for name in missing if not name.startswith('gin/tpu/')]
+  # The README's example of a variant of one's own is not there yet.
+  assert not [name for name in missing if 'softsign' not in name]
+
+
+def test_the_pages_command_is_one_that_prints(cloud):
+  """The README's ten lines, as they stand there."""
+  text = (ROOT / 'README.md').read_text(encoding='utf-8')
+  (block,) = re.findall(
+    r'^bash tools/launch_tpu.sh run (-- (?:.*\\\n)*.*)', text, re.M
+  )
+  flags = words_of(block)[:-1]
+  lines = printed(cloud, 'run', *flags, ACCELERATOR='v5e-8', BUCKET='pail')
+  start = next(line for line in lines if ' start ' in line)
+  for flag in flags[1:]:
+    assert flag in start
