@@ -87,6 +87,8 @@ def task(
       preprocessors=found.preprocessors,
       postprocess_fn=found.postprocessor,
       metric_fns=found.metric_fns,
+      # The source shuffles; another buffer would mix epochs of so few.
+      shuffle_buffer_size=None,
     )
   return name
 
@@ -107,7 +109,7 @@ class Drawn(seqio.DataSource):
     self._source, self._seed, self._counts = source, seed, dict(counts)
     self._train_split, self._test_splits = train_split, list(test_splits)
     self._drawn = None
-    super().__init__(splits=SPLITS)
+    super().__init__(splits=SPLITS, performs_internal_shuffling=True)
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
@@ -170,10 +172,8 @@ class Drawn(seqio.DataSource):
       for number, example in enumerate(dataset):
         parts = tf.nest.flatten(example)
         content = _digest(repr([_value(part) for part in parts]).encode())
-        # Examples that are equal get different hashes.
-        key = f'{self._seed} {seen[content]} '.encode() + content
+        yield rank(self._seed, content, seen[content]), number, parts
         seen[content] += 1
-        yield _digest(key), number, parts
 
     lowest = heapq.nsmallest(wanted, numbered())
     if len(lowest) < wanted:
@@ -193,6 +193,17 @@ class Drawn(seqio.DataSource):
     for split, count in self._counts.items():
       found[split], rows = rows[:count], rows[count:]
     return spec, found
+
+
+def rank(seed: int, content: bytes, before: int = 0) -> bytes:
+  """Where an example stands in the order of a seed.
+
+  Args:
+    seed: of the draw.
+    content: a digest of the example.
+    before: how many equal ones came before, so that each has its own place.
+  """
+  return _digest(f'{seed} {before} '.encode() + content)
 
 
 def _digest(content: bytes) -> bytes:
