@@ -1,7 +1,8 @@
 """Texts into a trained model, texts or scores out: a file in, a file out.
 
-Inputs are the lines of a text file, or the objects of a JSON lines file with
-`inputs` (and `targets`, to score). Outputs are JSON lines in the order of the
+Inputs are the lines of a text file, the objects of a JSON lines file with
+`inputs` (and `targets`, to score), or the examples of a task's split, whose
+targets come out with the answers. Outputs are JSON lines in the order of the
 inputs, one for each:
 
   predict   {"inputs": ..., "predictions": [{"text": ..., "log_probability": p},
@@ -26,7 +27,7 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -39,6 +40,7 @@ from t5x_variants import (
   network,
   partitioning,
 )
+from t5x_variants.data import config as data_config
 from t5x_variants.weights import placed
 
 MODES = ('predict', 'score')
@@ -46,10 +48,18 @@ MODES = ('predict', 'score')
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """One input, and what is to be scored after it."""
+  """One input, and what is to be scored after it.
+
+  Attributes:
+    inputs: text.
+    targets: text; None where none is known.
+    ids: token ids by 'inputs' and 'targets', EOS included, where a task has
+      made them.
+  """
 
   inputs: str
   targets: str | None = None
+  ids: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def infer(
@@ -66,6 +76,7 @@ def infer(
   batch_size: int,
   mesh: jax.sharding.Mesh,
   logical_axis_rules: partitioning.Rules,
+  dataset: data_config.DatasetConfig | None = None,
   random_seed: int = 0,
   settings: str = '',
 ) -> None:
@@ -85,15 +96,21 @@ def infer(
     batch_size: inputs at a time.
     mesh: devices, axes `data` and `model`.
     logical_axis_rules: logical axis to mesh axis.
+    dataset: a task's split in place of `inputs`, unless its task is None; its
+      own vocabulary is taken.
     random_seed: of samples.
     settings: text that an output to go on with must have been made with.
 
   Raises:
     errors.UserError: wrong input, or an output that cannot be written.
   """
-  _check(mode, inputs, output, input_length, decode_length)
+  if dataset is not None and dataset.mixture_or_task_name is None:
+    dataset = None
+  _check(mode, inputs, dataset, output, input_length, decode_length)
   partitioning.check_batch(batch_size, mesh)
   requests = None if inputs is None else read_requests(inputs, mode)
+  if dataset is not None:
+    vocabulary, requests = _of_task(dataset)
   with jax.set_mesh(mesh), nn.logical_axis_rules(logical_axis_rules):
     answer = functools.partial(
       _answers,
@@ -103,6 +120,7 @@ def infer(
       (input_length, decode_length),
       batch_size,
       mesh,
+      mode,
     )
     key = jax.random.key(random_seed)
     if requests is None:
@@ -115,18 +133,38 @@ def infer(
       _write(answer, requests, pathlib.Path(output), batch_size, settings)
 
 
-def _check(mode, inputs, output, input_length, decode_length) -> None:
+def _check(mode, inputs, dataset, output, input_length, decode_length) -> None:
   if mode not in MODES:
     raise errors.UserError(
       f'INFER_MODE is {mode!r}: use one of {", ".join(map(repr, MODES))}.'
     )
-  if inputs is None and (mode == 'score' or output is not None):
+  if None not in (inputs, dataset):
+    raise errors.UserError(
+      f'INFER_INPUTS is {inputs} and INFER_TASK is '
+      f'{dataset.mixture_or_task_name}: give one of them.'
+    )
+  asked = inputs is None and dataset is None
+  if asked and (mode == 'score' or output is not None):
     raise errors.UserError(
       'INFER_INPUTS is None, which asks at the terminal: that is for '
-      "INFER_MODE 'predict' without INFER_OUTPUT. Give a file of inputs."
+      "INFER_MODE 'predict' without INFER_OUTPUT. Give a file of inputs, or "
+      'INFER_TASK.'
     )
   errors.check_positive('INPUT_LENGTH', input_length)
   errors.check_positive('DECODE_LENGTH', decode_length)
+
+
+def _of_task(dataset: data_config.DatasetConfig):
+  """The vocabulary and the requests of a split, task after task."""
+  tasks = dataset.examples()
+  requests = [
+    Request(inputs, targets, {'inputs': input_ids, 'targets': target_ids})
+    for task in tasks
+    for inputs, targets, input_ids, target_ids in zip(
+      task.inputs, task.targets, task.input_ids, task.target_ids, strict=True
+    )
+  ]
+  return tasks[0].vocabulary, requests
 
 
 def read_requests(path: str, mode: str = 'predict') -> list[Request]:
@@ -193,6 +231,7 @@ def _answers(
   lengths,
   batch_size,
   mesh,
+  mode,
   key,
   requests: Sequence[Request],
   first: int = 0,
@@ -202,17 +241,20 @@ def _answers(
     part = requests[start : start + batch_size]
     records, inputs = _encoded(vocabulary, part, 'inputs', lengths[0])
     rest = jax.random.fold_in(key, start)
-    if part[0].targets is not None:
+    if mode == 'score':
       scored, rest = _encoded(vocabulary, part, 'targets', lengths[1])
       records = [a | b for a, b in zip(records, scored, strict=True)]
       rest = _filled(rest, batch_size, mesh)
     found = jax.device_get(
       compute(params, _filled(inputs, batch_size, mesh), rest)
     )
-    if part[0].targets is not None:
+    if mode == 'score':
       for record, log_probability in zip(records, found, strict=False):
         yield record | {'log_probability': float(log_probability)}
       continue
+    for record, request in zip(records, part, strict=True):
+      if request.targets is not None:
+        record['targets'] = request.targets
     for record, tokens, log_probabilities in zip(records, *found, strict=False):
       answers = [
         {'text': _decoded(vocabulary, row), 'log_probability': float(p)}
@@ -231,7 +273,12 @@ def _encoded(vocabulary, part, name: str, length: int):
     text = getattr(request, name)
     ids = texts.encode(vocabulary, text)
     records.append({name: text} | ({'cut': True} if len(ids) >= length else {}))
-    rows.append(texts.padded(ids, length, vocabulary.eos_id))
+    row = texts.padded(ids, length, vocabulary.eos_id)
+    if name in request.ids:
+      # A task may have made other tokens of its text.
+      ids = request.ids[name]
+      row = np.pad(ids, (0, length - len(ids))).astype(np.int32)
+    rows.append(row)
   return records, np.stack(rows)
 
 

@@ -18,7 +18,7 @@ large coefficient would drive the small ones. They get Adam, with a rate of
 their own.
 """
 
-import logging
+import math
 import re
 from collections.abc import Mapping
 
@@ -27,8 +27,6 @@ import optax
 from flax import traverse_util
 
 from t5x_variants import errors
-
-_log = logging.getLogger('t5x_variants')
 
 COEFFICIENT_AXIS = 'mlp_activations'
 _LAYER_AXIS = 'layers'
@@ -141,19 +139,35 @@ def frozen_names(frozen: str | None, axes: Mapping) -> set[str]:
       f'{"all names" if found else "no name"} of parameters: give a part of '
       'one of model-info.txt, such as token_embedder, or None.'
     )
-  _log.info(
-    'FROZEN=%r: %s stay as they are, %s train.',
-    frozen,
-    _layers_as_one(found),
-    _layers_as_one(names - found),
-  )
   return found
 
 
-def _layers_as_one(names: set[str]) -> str:
-  return ', '.join(
-    sorted({re.sub(r'layers_\d+', 'layers_*', n) for n in names})
-  )
+def what_trains(frozen: str | None, shapes: Mapping) -> list[str]:
+  """Lines that tell a person how many parameters train, and which.
+
+  Args:
+    frozen: see `adafactor`.
+    shapes: tree like the parameters, of arrays or their shapes.
+
+  Returns:
+    A count, then the names, the layers of a stack as one; [] if all train.
+  """
+  if frozen is None:
+    return []
+  flat = traverse_util.flatten_dict(shapes, sep='/')
+  still = frozen_names(frozen, shapes)
+  sizes = {name: math.prod(leaf.shape) for name, leaf in flat.items()}
+  trains = sorted(flat.keys() - still)
+  lines = {}
+  for name in trains:
+    name = re.sub(r'layers_\d+', 'layers_*', name)
+    lines.setdefault(name.split('/')[0], {})[name] = None
+  return [
+    f'FROZEN is {frozen!r}: {sum(sizes[n] for n in trains):,} of '
+    f'{sum(sizes.values()):,} parameters train, {len(trains)} of {len(flat)} '
+    'arrays:',
+    *('  ' + ', '.join(names) for names in lines.values()),
+  ]
 
 
 def per_layer(

@@ -27,6 +27,7 @@ from t5x_variants import (
   train_state,
   training_loop,
 )
+from t5x_variants import optimizer as optimizer_lib
 from t5x_variants.data import config as data_config
 from t5x_variants.weights import fit
 from t5x_variants.weights import saved as weights
@@ -57,6 +58,7 @@ def train(
   best_metric: str | None = None,
   early_stopping_patience: int | None = None,
   test_split: str | None = None,
+  frozen: str | None = None,
   on_start: Callable[[metrics.RunWriter], None] = lambda writer: None,
 ) -> None:
   """Trains up to `total_steps`, from the newest checkpoint if there is one.
@@ -94,6 +96,7 @@ def train(
       run; None: none do.
     test_split: at the end the best checkpoint, without `best_metric` the last,
       is evaluated on this split of `eval_dataset`, for a 'test' record.
+    frozen: what `optimizer` freezes, see `optimizer.adafactor`; to be printed.
     on_start: called when all is built and before the first step.
 
   Raises:
@@ -109,6 +112,7 @@ def train(
   with jax.set_mesh(mesh), nn.logical_axis_rules(logical_axis_rules):
     shapes, axes = train_state.shapes_and_axes(model)
     tx = optimizer(axes, learning_rate)
+    trains = optimizer_lib.what_trains(frozen, shapes)
     batches = _open(train_dataset, model)
     evaluation = functools.partial(
       _evaluation,
@@ -153,6 +157,8 @@ def train(
         f'{jax.devices()[0].device_kind} device(s), mesh '
         f'{dict(mesh.shape)}; run directory {folder}'
       )
+      for line in trains:
+        metrics.say(line)
       start = int(state.step)
       best.restore(metrics.evaluations(folder, start))
       saved.keep(best.best_step)

@@ -357,7 +357,7 @@ def test_a_zero_gradient_changes_nothing():
   jax.tree.map(np.testing.assert_array_equal, moved, params)
 
 
-def test_what_is_frozen_stays_and_the_rest_does_not_notice(wanted, caplog):
+def test_what_is_frozen_stays_and_the_rest_does_not_notice(wanted):
   adam = optimizer.coefficient_adam(optax.constant_schedule(1e-2))
   params = make_params()
   free, bound = (
@@ -374,6 +374,27 @@ def test_what_is_frozen_stays_and_the_rest_does_not_notice(wanted, caplog):
     still = name.startswith('token') or name.startswith('decoder/layers/act')
     np.testing.assert_array_equal(value, start[name] if still else free[name])
     assert still or (value != start[name]).any()
+
+
+def test_what_trains_is_counted_and_listed():
+  params = make_params()
+  first, *lines = optimizer.what_trains('token|decoder/.*/activation', params)
+  flat = flatten(params)
+  trains = {
+    name: value.size
+    for name, value in flat.items()
+    if 'token' not in name and not name.startswith('decoder/layers/act')
+  }
+  total = sum(value.size for value in flat.values())
+  assert f'{sum(trains.values()):,} of {total:,} parameters train' in first
+  assert sorted(', '.join(lines).replace(' ', '').split(',')) == sorted(trains)
+  unrolled = {f'a/layers_{n}/b': np.zeros(2) for n in range(3)} | {
+    'c': np.ones(1)
+  }
+  assert optimizer.what_trains(
+    'c', traverse_util.unflatten_dict(unrolled, '/')
+  )[1:] == ['  a/layers_*/b']
+  assert optimizer.what_trains(None, params) == []
 
 
 @pytest.mark.parametrize(

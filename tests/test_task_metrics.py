@@ -16,6 +16,7 @@ from t5x_variants import (
   decoding,
   errors,
   evaluation,
+  inference,
   partitioning,
   task_metrics,
   train_state,
@@ -210,6 +211,63 @@ def test_there_may_be_nothing_to_judge(mixture):
     found = make(dataset(name, **options), task_metrics.Settings(count=count))
     assert found({}) == {} and found.names == []
     assert why in found.missing()
+
+
+def test_a_split_is_answered_and_scored_in_its_order(
+  mixture, checkpoint, tmp_path
+):
+  go = functools.partial(
+    inference.infer,
+    model(),
+    checkpoint=str(checkpoint[0]),
+    vocabulary=None,
+    inputs=None,
+    decoder=decoding.greedy,
+    input_length=40,
+    decode_length=6,
+    batch_size=4,
+    mesh=mesh_of(1),
+    logical_axis_rules=partitioning.standard_logical_axis_rules(),
+    dataset=dataset(mixture),
+  )
+  found = {}
+  for mode in inference.MODES:
+    output = tmp_path / f'{mode}.jsonl'
+    go(mode=mode, output=str(output))
+    whole = output.read_bytes()
+    output.write_bytes(whole[: len(whole) - 9])
+    go(mode=mode, output=str(output))
+    assert output.read_bytes() == whole
+    found[mode] = [json.loads(line) for line in whole.decode().splitlines()]
+    texts_found = [(r['inputs'], r['targets']) for r in found[mode]]
+    assert texts_found == LONG + SHORT
+    assert [bool(r.get('cut')) for r in found[mode]] == [True] + [False] * 5
+  tasks = task_metrics.Evaluator(
+    model(), dataset(mixture), task_metrics.Settings(batch_size=4), mesh_of(1)
+  )
+  expected = tasks.predict(checkpoint[1], tasks.tasks)
+  answers = [r['predictions'][0]['text'] for r in found['predict']]
+  assert answers == sum(expected.values(), [])
+  # The first target is cut to five letters and EOS.
+  score = jax.jit(functools.partial(decoding.log_probabilities, model()))
+  inputs, targets = (
+    np.stack(
+      [
+        texts.padded(texts.encode(vocabularies.byte(), t), size, 1)
+        for t in column
+      ]
+    )
+    for column, size in zip(
+      zip(*LONG + SHORT, strict=True), (40, 6), strict=True
+    )
+  )
+  np.testing.assert_allclose(
+    [r['log_probability'] for r in found['score']],
+    score(checkpoint[1], inputs, targets),
+    rtol=1e-4,
+  )
+  with pytest.raises(errors.UserError, match='give one of them'):
+    go(mode='score', inputs='a.jsonl', output=str(tmp_path / 'x'))
 
 
 def test_bad_input_is_refused(mixture):

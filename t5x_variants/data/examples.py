@@ -25,7 +25,8 @@ class Examples:
   """The examples of one task's split, in their order.
 
   Attributes:
-    name: of the task.
+    name: a short one of the task, that of its source ('glue_cola'), where no
+      other task of the split has the same; else its own.
     vocabulary: of the targets, seqio's.
     input_ids: token ids of each input, int32 vectors, EOS included.
     target_ids: the same of each target.
@@ -34,8 +35,8 @@ class Examples:
     metric_names: of the task's functions of predictions; () without any.
   """
 
-  def __init__(self, task, examples: Sequence[Mapping]):
-    self.name = task.name
+  def __init__(self, task, examples: Sequence[Mapping], name: str):
+    self.name = name
     self.vocabulary = task.output_features['targets'].vocabulary
     self.input_ids = [np.asarray(e['inputs'], np.int32) for e in examples]
     self.target_ids = [np.asarray(e['targets'], np.int32) for e in examples]
@@ -127,14 +128,19 @@ def open_split(
     raise UserError(
       f'split={split!r}: {mixture_or_task_name} has {sorted(found.splits)}'
     )
+  chosen = [t for t in seqio.get_subtasks(found) if split in t.splits]
+  names = [getattr(task.source, 'name', task.name) for task in chosen]
+  if len(set(names)) < len(names):
+    names = [task.name for task in chosen]
   return [
-    _read(task, dict(task_feature_lengths), split, seed, count)
-    for task in seqio.get_subtasks(found)
-    if split in task.splits
+    Examples(
+      task, _read(task, dict(task_feature_lengths), split, seed, count), name
+    )
+    for task, name in zip(chosen, names, strict=True)
   ]
 
 
-def _read(task, lengths, split: str, seed: int, count: int | None) -> Examples:
+def _read(task, lengths, split: str, seed: int, count: int | None) -> list:
   dataset = task.get_dataset(
     sequence_length=lengths,
     split=split,
@@ -149,4 +155,4 @@ def _read(task, lengths, split: str, seed: int, count: int | None) -> Examples:
   examples = list(itertools.islice(dataset.as_numpy_iterator(), count))
   if not examples:
     raise UserError(f'{task.name}, split {split!r} has no example')
-  return Examples(task, examples)
+  return examples
