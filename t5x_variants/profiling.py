@@ -87,8 +87,9 @@ class StepTrace:
         target = epath.Path(self._folder) / path.relative_to(local).as_posix()
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
-    except OSError as error:
-      # A trace is no reason to end a run that trains.
+    except Exception as error:
+      # A trace is no reason to end a run that trains; and the profiler and
+      # cloud storage have errors of their own.
       metrics.say(f'The trace could not be written: {error}.')
     else:
       metrics.say(

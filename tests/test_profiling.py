@@ -53,6 +53,18 @@ def test_an_error_between_them_ends_the_trace(tmp_path, calls):
   assert calls == ['on', 'off']
 
 
+def test_a_trace_that_cannot_be_written_ends_no_run(
+  tmp_path, calls, monkeypatch, capsys
+):
+  def broken():
+    raise RuntimeError('no session')
+
+  monkeypatch.setattr(jax.profiler, 'stop_trace', broken)
+  assert list(steps_through(tmp_path, (2, 3), 1, 4)) == [1, 2, 3, 4]
+  err = capsys.readouterr().err
+  assert err == 'The trace could not be written: no session.\n'
+
+
 def test_a_run_leaves_a_trace_where_tensorboard_looks(tmp_path, capsys):
   folder = tmp_path / 'run'
   options = {'activation': 'relu', 'eval_dataset': None}

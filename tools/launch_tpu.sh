@@ -407,6 +407,8 @@ verdict() {
     return 0
   fi
   echo "$hosts" >&2
+  look
+  case $state in LOST | GOING | ABSENT) return 2 ;; esac
   if any_host 'state=ended code=2 '; then
     stop_with 2 'The run was refused; the lines above say why, and the slice is still there (delete gives it back).'
   fi

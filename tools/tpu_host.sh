@@ -20,7 +20,10 @@ _setup() {
   rm -f .tpu_ready
   # The hosts' own Python may be older than 3.11; uv brings one.
   if ! command -v uv >/dev/null; then
-    python3 -m pip install --quiet --user uv || return 1
+    # Newer systems ask for the second form.
+    python3 -m pip install --quiet --user uv ||
+      python3 -m pip install --quiet --user --break-system-packages uv ||
+      return 1
   fi
   if [ ! -x .venv/bin/python ]; then
     uv venv --quiet --python '>=3.11' .venv || return 1
@@ -85,7 +88,7 @@ _status() {
 
 _follow() {
   if [ -e $run/log ]; then
-    tail -n "$1" -f --pid="$(cat $run/pid)" $run/log
+    tail -n "$1" -s 0.2 -f --pid="$(cat $run/pid)" $run/log
   fi
 }
 

@@ -80,6 +80,9 @@ insist() { # WHAT SECONDS ARGUMENTS...
   for ((attempt = 1; attempt <= TRIES; attempt++)); do
     if cloud "$@"; then return 0; fi
     failure="gcloud failed $attempt times at $what: $(reason)."
+    if grep -q publickey "$work/err"; then
+      failure+=' gcloud'\''s key may be missing in the agent: ssh-add ~/.ssh/google_compute_engine.'
+    fi
     stop_if_hopeless "$what"
     say "$failure"
     if ((attempt < TRIES)); then sleep "$POLL"; fi
