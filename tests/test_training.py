@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 from small_run import VOCAB, Numbered, Rows, losses, mesh_of, run
 
-from t5x_variants import checkpoints, errors, preemption, training_loop
+from t5x_variants import (
+  checkpoints,
+  errors,
+  metrics,
+  preemption,
+  training_loop,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -50,6 +56,11 @@ def test_killed_and_continued_is_as_if_never_killed(unbroken, tmp_path, step):
   # Nothing twice, nothing skipped, from the checkpoint on.
   assert again.seen == seen[saved:]
   assert sorted(losses(tmp_path, 'eval')) == [0, 5, 10, 12]
+  # The clock of goodput began with the first start, and never stopped.
+  records = metrics.read(tmp_path, 'train')
+  began = [r['time'] - r['wall_seconds'] for r in records]
+  assert max(began) - min(began) < 0.1
+  assert all(0 < r['goodput'] < 1 for r in records)
 
 
 def test_an_unlucky_log_period_does_not_show_after_a_restart(tmp_path):
