@@ -267,13 +267,34 @@ class ExampleSource(seqio.DataSource):
     columns = self._columns(split)
     size = next(iter(columns.values())).shape[0]
     shard = shard_info or seqio.ShardInfo(0, 1)
-    # Places instead of examples keep the saved position small.
-    places = tf.data.Dataset.range(shard.index, size, shard.num_shards)
-    if shuffle:
-      places = places.shuffle(size, seed=seed)
-    return places.map(
-      lambda place: {k: tf.gather(v, place) for k, v in columns.items()}
+    places = range(shard.index, size, shard.num_shards)
+    order = tf.data.Dataset.range(len(places))
+    if shuffle and places:
+      order = _shuffled(len(places), seed)
+    return order.map(
+      lambda index: {
+        name: tf.gather(column, places.start + index * places.step)
+        for name, column in columns.items()
+      }
     )
+
+
+def _shuffled(size: int, seed: int | None) -> tf.data.Dataset:
+  """0 .. size - 1 in a fresh order each time it is repeated.
+
+  A permutation by a key, of which there is one a pass: the state to save is
+  that key and a count, where a shuffle buffer has every element.
+  """
+  keys = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+
+  def pass_over(key):
+    return tf.data.Dataset.range(size).map(
+      lambda index: tf.random.experimental.index_shuffle(
+        index, tf.stack([key, 0]), size - 1
+      )
+    )
+
+  return keys.take(1).flat_map(pass_over)
 
 
 def _existing(folder: str, name: str, files) -> dict[str, str]:
