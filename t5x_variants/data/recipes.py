@@ -290,7 +290,7 @@ def _shuffled(size: int, seed: int | None) -> tf.data.Dataset:
   def pass_over(key):
     return tf.data.Dataset.range(size).map(
       lambda index: tf.random.experimental.index_shuffle(
-        index, tf.stack([key, 0]), size - 1
+        index, tf.stack([key, key // 2**32]), size - 1
       )
     )
 
