@@ -7,15 +7,17 @@ under these names:
                 on other draws of the same task can be compared
   NAME/METRIC   of the task NAME of a mixture
   average       the mean over tasks of the mean of a task's metrics, as T5
-                averages GLUE
+                averages GLUE: MNLI's two development sets are one task
 
 Inputs of a task are decoded at one length, the smallest power of two that
 holds them all, so that there is one program to compile for each such length.
 Every process decodes its part of a batch and judges all of it.
 """
 
+import collections
 import dataclasses
 import functools
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -28,6 +30,7 @@ from t5x_variants import decoding, errors, network, partitioning
 AVERAGE = 'average'
 _ONE_TASK = 'task'
 _SHORTEST = 32
+_SECTION = re.compile('_(mis)?matched$')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +83,16 @@ class Judge:
 
   def metrics(self, texts: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """The metrics of predictions, by task; {} where no task has one."""
-    found, scores = {}, []
+    found, scores = {}, collections.defaultdict(list)
     for task in self.judged:
       values = task.metrics(texts[task.name])
       label = self._label(task)
       found |= {f'{label}/{name}': value for name, value in values.items()}
-      scores.append(statistics.fmean(values.values()))
-    return found | {AVERAGE: statistics.fmean(scores)} if scores else {}
+      scores[_SECTION.sub('', task.name)].append(
+        statistics.fmean(values.values())
+      )
+    means = list(map(statistics.fmean, scores.values()))
+    return found | {AVERAGE: statistics.fmean(means)} if means else {}
 
   def _label(self, task) -> str:
     return _ONE_TASK if len(self.tasks) == 1 else task.name

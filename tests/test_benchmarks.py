@@ -10,7 +10,7 @@ import benchmark_files
 import pytest
 import tensorflow_datasets as tfds
 
-from t5x_variants import errors, gin_utils
+from t5x_variants import errors, gin_utils, task_metrics
 from t5x_variants.data import (
   benchmarks,
   pipeline,
@@ -19,6 +19,7 @@ from t5x_variants.data import (
   tasks,
   vocabularies,
 )
+from t5x_variants.data._tensorflow import seqio
 
 LENGTHS = {'inputs': 200, 'targets': 40}
 TEXTS = {
@@ -26,6 +27,10 @@ TEXTS = {
   for key, texts in benchmark_files.TEXTS.items()
   for split in (['train', 'validation'] if isinstance(key, str) else [key[1]])
 }
+
+
+def subtasks(name):
+  return seqio.get_subtasks(tasks.get(name))
 
 
 @pytest.fixture(scope='module')
@@ -271,7 +276,7 @@ def test_a_mixture_is_seqio_s(folder):
     'squad': 87_599,
   }
   assert register(['cola', 'mnli', 'super_glue_wsc', 'squad'], folder) == name
-  trained = [x.name for x in tasks.subtasks(name) if 'train' in x.splits]
+  trained = [x.name for x in subtasks(name) if 'train' in x.splits]
   assert 'glue_mnli_mismatched' not in trained and len(trained) == 4
   # One pass over it reads every example of every task.
   batches = pipeline.Batches(
@@ -292,8 +297,6 @@ def test_a_mixture_is_seqio_s(folder):
 
 def test_shares_of_the_hosts_are_disjoint_and_whole(folder):
   found = source('super_glue_cb', folder)
-  from t5x_variants.data._tensorflow import seqio
-
   shares = [
     [
       example['inputs'].decode()
@@ -313,7 +316,7 @@ def test_shares_of_the_hosts_are_disjoint_and_whole(folder):
 
 def judge(name, answer, folder, split='validation'):
   """The metrics of a task, answered by a function of (target, example)."""
-  (task,) = tasks.subtasks(register(name, folder))
+  (task,) = subtasks(register(name, folder))
   found = list(
     task.get_dataset(LENGTHS, split, shuffle=False).as_numpy_iterator()
   )
@@ -364,7 +367,7 @@ def test_the_metrics_of_the_papers_tables(folder, name):
 
 
 def test_mnli_is_judged_on_both_development_sets(folder):
-  found = tasks.subtasks(register('mnli', folder))
+  found = subtasks(register('mnli', folder))
   assert [x.name for x in found if 'validation' in x.splits] == [
     'glue_mnli_matched',
     'glue_mnli_mismatched',
@@ -435,8 +438,6 @@ def test_wic_says_the_part_of_speech_where_it_is_known():
 
 def test_seqio_s_own_evaluator_judges_them(folder):
   """As t5x has it: every metric of every task of a mixture."""
-  from t5x_variants.data._tensorflow import seqio
-
   name = register(['mrpc', 'multirc', 'wsc', 'squad'], folder)
   evaluator = seqio.Evaluator(
     name,
@@ -463,6 +464,29 @@ def test_seqio_s_own_evaluator_judges_them(folder):
   }
 
 
+class Judged:
+  """What `task_metrics` knows of a task, with one metric."""
+
+  has_metrics = True
+
+  def __init__(self, name):
+    self.name = name
+
+  def metrics(self, value):
+    return {'accuracy': value}
+
+
+def test_mnli_is_one_task_of_an_average():
+  values = {'glue_mnli_matched': 80, 'glue_mnli_mismatched': 60, 'glue_rte': 10}
+
+  class Dataset:
+    def examples(self, count):
+      return [Judged(name) for name in values]
+
+  judge = task_metrics.Judge(Dataset(), task_metrics.Settings())
+  assert judge.metrics(values)['average'] == (70 + 10) / 2
+
+
 # gin.
 
 
@@ -483,9 +507,9 @@ def test_a_gin_file_names_its_task(folder, file, task, wanted):
   values += [f'TASK={task}'] if task else []
   gin_utils.parse([f'gin/data/{file}.gin'], values)
   name = gin_utils.macro('MIXTURE_OR_TASK_NAME')
-  found = [task.name for task in tasks.subtasks(name)]
+  found = [task.name for task in subtasks(name)]
   if wanted:
     assert name in (wanted, f'{wanted}_{name[-8:]}') and len(found) == 1
   else:
-    rates = {tasks.get(name).get_rate(x) for x in tasks.subtasks(name)}
+    rates = {tasks.get(name).get_rate(x) for x in subtasks(name)}
     assert rates == {1245.0}

@@ -35,7 +35,7 @@ def test_a_task_has_the_metrics_it_was_given(source):
     metric_fns=[scores.accuracy],
     labels=['no', 'yes'],
   )
-  (task,) = tasks.subtasks(name)
+  task = tasks.get(name)
   assert task.predict_metric_fns == [scores.accuracy]
   assert not task.score_metric_fns
   (example,) = task.get_dataset(LENGTHS, 'validation').as_numpy_iterator()

@@ -276,11 +276,6 @@ def mixture(rates: Mapping[str, float], name: str | None = None) -> str:
   return name
 
 
-def subtasks(mixture_or_task_name: str) -> list:
-  """The tasks of a registered mixture, or the one task of that name."""
-  return list(seqio.get_subtasks(get(mixture_or_task_name)))
-
-
 def _free_name(wanted: str | None, stem: str, made_of: str) -> str:
   """A short name where nothing else has it, or one that is made of all."""
   taken = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
