@@ -496,6 +496,20 @@ def test_ctrl_c_leaves_the_run_alone_and_it_can_be_followed_again(cloud):
   assert 'step 26\n' in out and 'step 1\n' not in out
 
 
+def test_stop_ends_a_run_for_the_one_who_follows_it_too(cloud):
+  cloud.write('last', '100000')
+  process = cloud.start('run', '--', *FLAGS)
+  cloud.wait_for(lambda: cloud.calls('follow +1'))
+  code, _, err = cloud.launch('run', '--', '--gin_file=other.gin')
+  assert code == 2
+  assert 'error: another run is on host' in err and 'tiny.gin' in err
+  assert cloud.launch('stop')[0] == 0
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == 0, err
+  assert 'saved step' in out and 'The run was ended by stop' in err
+  assert len(started(cloud)) == 2
+
+
 def test_stop_logs_and_delete(cloud):
   code, _, err = cloud.launch('stop')
   assert code == 1 and 'stop needs the slice first in us-west4-a' in err
@@ -508,7 +522,7 @@ def test_stop_logs_and_delete(cloud):
   assert cloud.launch('stop')[0] == 0
   code, out, _ = cloud.launch('logs')
   assert code == 0 and 'saved step' in out
-  assert cloud.launch('status')[1].count('state=stopped code=0 saved') == 2
+  assert cloud.launch('status')[1].count('state=halted code=0 saved') == 2
   assert 'is given back' in cloud.launch('delete')[2]
   assert not list(cloud.folder.glob('host*')) and cloud.read('bucket/step')
 

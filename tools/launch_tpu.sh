@@ -323,7 +323,8 @@ run() {
     ensure_slice
     begun=$SECONDS code=1 lines=20
     if ask_hosts && [ -z "$printing" ] &&
-      ! any_host 'state=(ended|stopped|lost|none)'; then
+      ! any_host 'state=(ended|halted|stopped|lost|none)'; then
+      check_same
       say 'The run is going on; its log:'
     else
       start_anew && lines=+1 || lines=
@@ -354,6 +355,14 @@ on_interrupt() {
     say 'Nothing more is asked for; what is there, status says.'
   fi
   exit 130
+}
+
+# Ends the script when what runs is not this command.
+check_same() {
+  if ! on_hosts all "$CALL_LIMIT" start "${training[@]}" &&
+    [[ $(cat "$work/err") == *'another run is on'* ]]; then
+    stop_with 2 "$(grep -m 1 -o 'another run is on.*' "$work/err"). Wait for its end, or end it: stop."
+  fi
 }
 
 # Starts the command on every host; what still runs on some is ended first.
@@ -395,15 +404,19 @@ verdict() {
   for ((attempt = 1; attempt <= TRIES; attempt++)); do
     if ask_hosts; then
       if ! any_host 'state=running'; then break; fi
-      if ! any_host 'state=(ended|stopped|lost|none)'; then return 2; fi
+      if ! any_host 'state=(ended|halted|stopped|lost|none)'; then return 2; fi
     fi
     look
     case $state in LOST | GOING | ABSENT) return 2 ;; esac
     sleep "$POLL"
   done
-  if ((attempt <= TRIES)) && ! any_host 'state=(stopped|lost|none)' &&
-    ! any_host 'state=ended code=[1-9]'; then
+  if ((attempt <= TRIES)) &&
+    ! grep -Evq '^host=[^ ]* state=ended code=0( |$)' <<<"$hosts"; then
     say 'The run has ended well on all hosts.'
+    return 0
+  fi
+  if any_host 'state=halted'; then
+    say 'The run was ended by stop; run goes on with it.'
     return 0
   fi
   echo "$hosts" >&2

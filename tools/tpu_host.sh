@@ -7,10 +7,10 @@
 #   start COMMAND...   starts the run, apart from the connection that asks
 #   status             one line: host=NAME state=STATE code=CODE, last line
 #   follow LINES       the log, live, until the run ends
-#   stop               ends the run: SIGTERM, after 60 seconds SIGKILL
+#   stop               ends the run: SIGTERM, after 150 seconds SIGKILL
 #
-# A run is running, ended, stopped (ended after a SIGTERM to this host), lost
-# (ended without a word) or none.
+# A run is running, ended, halted (by stop), stopped (by another SIGTERM to this
+# host, as when it is taken away), lost (ended without a word) or none.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 run=.tpu_run
@@ -56,7 +56,7 @@ _start() {
     return 3
   fi
   mkdir -p $run
-  rm -f $run/status $run/pid
+  rm -f $run/status $run/pid $run/halt
   if [ -e $run/log ]; then
     mv $run/log $run/log.previous
   fi
@@ -75,6 +75,7 @@ _supervise() {
   echo $$ >$run/pid.new
   mv $run/pid.new $run/pid
   "$@" || code=$?
+  [ ! -e $run/halt ] || word=halted
   echo "$word $code" >$run/status.new
   mv $run/status.new $run/status
 }
@@ -94,13 +95,14 @@ _follow() {
 
 _stop() {
   local state _ second
-  for ((second = 0; second <= 60; second++)); do
+  for ((second = 0; second <= 150; second++)); do
     read -r state _ < <(_state)
     if [ "$state" != running ]; then
       return 0
     fi
     # The run's whole process group; a second signal would end it unsaved.
     if ((second == 0)); then
+      touch $run/halt
       kill -TERM -- "-$(cat $run/pid)" 2>/dev/null
     fi
     sleep 1
