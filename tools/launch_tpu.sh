@@ -41,6 +41,7 @@ TRIES=3          # calls that hang or fail, and runs that fail, in a row
 MAX_REQUESTS=50  # times that a slice is asked for without being given
 MAX_WAIT=20      # times POLL between two of these
 LONG=600         # seconds after which a failure is not one of the start
+MAX_CRASHES=20   # of one run in all, on slices that were not taken away
 
 stop_with() { # STATUS SENTENCE
   echo "error: $2" >&2
@@ -181,7 +182,7 @@ follower_ended() {
 # --- a run ---
 
 run() {
-  local failures=0 begun lines code
+  local failures=0 crashes=0 begun lines code
   trap 'on_interrupt' INT
   while true; do
     ensure_slice
@@ -203,8 +204,9 @@ run() {
     if ((code == 2 || SECONDS - begun > LONG)); then failures=0; fi
     if ((code == 1)); then
       look
-      if [ "$state" = READY ] && ((++failures >= TRIES)); then
-        stop_with 1 "The run failed $TRIES times in a row; what the hosts said stands above, and the slice is still there (delete gives it back)."
+      if [ "$state" = READY ]; then ((++failures, ++crashes)); fi
+      if ((failures >= TRIES || crashes >= MAX_CRASHES)); then
+        stop_with 1 "The run failed $failures times in a row and $crashes in all; what the hosts said stands above, and the slice is still there (delete gives it back)."
       fi
     fi
     sleep "$POLL"
