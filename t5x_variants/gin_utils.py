@@ -96,7 +96,8 @@ def parse(
   from anywhere.
 
   Args:
-    gin_files: paths; later files win.
+    gin_files: paths; later files win. Those of a folder called tpu come after
+      all others: a slice's mesh and batch are no defaults.
     bindings: `NAME=VALUE` texts; they win over files.
     search_paths: folders to look in.
 
@@ -108,13 +109,17 @@ def parse(
   try:
     # gin logs an error for each folder that a file is not in.
     logging.disable(logging.ERROR)
-    for path in gin_files:
+    for path in sorted(gin_files, key=_of_a_slice):
       _parse_file(path, search_paths)
     for binding in bindings:
       _parse_binding(binding)
     _check_binding_names(bindings)
   finally:
     logging.disable(logging.NOTSET)
+
+
+def _of_a_slice(path: str) -> bool:
+  return pathlib.PurePath(path).parent.name == 'tpu'
 
 
 def _parse_file(path: str, search_paths: Sequence[str]) -> None:

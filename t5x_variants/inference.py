@@ -39,6 +39,7 @@ from t5x_variants import (
   metrics,
   network,
   partitioning,
+  programs,
 )
 from t5x_variants.data import config as data_config
 from t5x_variants.weights import placed
@@ -219,9 +220,7 @@ def _request(value, mode: str) -> Request:
 def _compiled(model, mode, decoder, length, eos_id) -> Callable:
   if mode == 'score':
     return jax.jit(functools.partial(decoding.log_probabilities, model))
-  return jax.jit(
-    functools.partial(decoder, model, length=length, eos_id=eos_id)
-  )
+  return programs.decode(model, decoder, length, eos_id)
 
 
 def _answers(

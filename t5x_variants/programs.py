@@ -66,3 +66,17 @@ def train_step(
 def eval_step(model: network.Transformer, num_microbatches: int = 1):
   """The jitted evaluation, `(params, batch) -> sums`."""
   return jax.jit(step_lib.make_eval_step(model, num_microbatches))
+
+
+def decode(model: network.Transformer, decoder, length: int, eos_id: int):
+  """The jitted decoding, `(params, inputs, key) -> tokens, log-probabilities`.
+
+  Args:
+    model: the network.
+    decoder: `decoding.beam_search`, `greedy` or `sample`.
+    length: tokens of an output at most.
+    eos_id: the token that ends one.
+  """
+  return jax.jit(
+    functools.partial(decoder, model, length=length, eos_id=eos_id)
+  )

@@ -23,14 +23,16 @@ FLOORS = [
   {'stacks'},
   {'network'},
   {'for_t5x', 'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
-  | {'flops'}
+  | {'flops', 'collectives', 'topologies'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'},
   {'train_state', 'gin_utils', 'runs', 'throughput', 'profiling'}
   | {'selection', 'task_metrics'},
   {'train_step', 'weights'},
   {'programs'},
   {'training_loop'},
-  {'trainer', 'importing', 'inference', 'evaluation'},
+  {'trainer', 'importing', 'inference', 'evaluation', 'compiling'},
+  {'fitting'},
+  {'slice_report', 'slice_table'},
 ]
 # On one floor, but they do not know each other.
 STRANGERS = {'data', 'optimizer', 'partitioning', 'checkpoints'}

@@ -1,0 +1,144 @@
+"""Bytes that a compiled program moves between devices, from its HLO text.
+
+A collective counts the size of the tensor it is about on one device: what an
+all-gather gives, what a reduce-scatter takes, what an all-reduce, an all-to-all
+or a permutation takes and gives. How many bytes cross a link for that is the
+business of the slice. A loop's body counts as often as its condition says;
+scanned layers are such loops.
+"""
+
+import collections
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+KINDS = (
+  'all-gather',
+  'all-reduce',
+  'reduce-scatter',
+  'all-to-all',
+  'collective-permute',
+)
+
+_BITS = {'pred': 8, 'bf16': 16}
+_ARRAY = re.compile(r'\b([a-z]+[0-9]*)(?:e[0-9]+m[0-9]+\w*)?\[([0-9,]*)\]')
+_HEAD = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
+_LINE = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONDITION = re.compile(r'\bcondition=%?([\w.\-]+)')
+_CALLS = re.compile(
+  r'\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)'
+)
+_BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
+
+
+class Moved(NamedTuple):
+  """What a program moves.
+
+  Attributes:
+    bytes: by kind of collective, on one device.
+    unknown_loops: loops whose trips the compiler does not say: their bodies
+      count once.
+  """
+
+  bytes: Mapping[str, int]
+  unknown_loops: int
+
+
+class _Instruction(NamedTuple):
+  kind: str
+  operation: str
+  rest: str
+
+
+def moved(hlo: str) -> Moved:
+  """Reads the text of a compiled program (`compiled.as_text()`)."""
+  computations, entry = _computations(hlo)
+  total, unknown = collections.Counter(), 0
+  stack = [(entry, 1)]
+  while stack:
+    name, times = stack.pop()
+    table = computations[name]
+    for one in table.values():
+      operation = one.operation.removesuffix('-start')
+      if operation in KINDS:
+        total[operation] += times * _size(one, table)
+        continue  # What an all-reduce applies moves nothing.
+      trips = 1
+      if operation == 'while':
+        found = _trips(one, table, computations)
+        trips = 1 if found is None else found
+        unknown += found is None
+      stack += [(inner, times * trips) for inner in _called(one.rest)]
+  return Moved({kind: total[kind] for kind in KINDS if total[kind]}, unknown)
+
+
+def _computations(hlo: str):
+  """Instructions by name, by computation; and the entry's name."""
+  found, entry, table = {}, None, None
+  for line in hlo.splitlines():
+    if head := _HEAD.match(line):
+      table = found.setdefault(head[2], {})
+      entry = head[2] if head[1] else entry
+    elif table is not None and (body := _LINE.match(line)):
+      table[body[1]] = _Instruction(*body.groups()[1:])
+  if entry is None:
+    raise ValueError(f'no program: {hlo[:80]!r}')
+  return found, entry
+
+
+def _trips(loop: _Instruction, table, computations) -> int | None:
+  """How often a loop's body runs; None where the text does not say.
+
+  A scan counts from a constant up to another: what its condition compares.
+  """
+  if said := _TRIPS.search(loop.rest):
+    return int(said[1])
+  condition = computations[_CONDITION.search(loop.rest)[1]]
+  for one in condition.values():
+    if one.operation != 'compare' or 'direction=LT' not in one.rest:
+      continue
+    counter, end = (condition[n] for n in _operands(one))
+    place = re.search(r'index=(\d+)', counter.rest)
+    if _constant(end) is None or place is None:
+      continue
+    start = _operands(table[_operands(loop)[0]])[int(place[1])]
+    return _constant(end) - (_constant(table[start]) or 0)
+  return None
+
+
+def _constant(one: _Instruction) -> int | None:
+  digits = re.match(r'(-?\d+)\)', one.rest)
+  return int(digits[1]) if one.operation == 'constant' and digits else None
+
+
+def _operands(one: _Instruction) -> list[str]:
+  return re.findall(r'%([\w.\-]+)', re.split(r'\)(?:, |$)', one.rest)[0])
+
+
+def _called(rest: str) -> Iterator[str]:
+  """The computations that an instruction runs."""
+  yield from _CALLS.findall(rest)
+  for names in _BRANCHES.findall(rest):
+    yield from re.findall(r'[\w.\-]+', names)
+
+
+def _size(one: _Instruction, table) -> int:
+  """Bytes of the tensor that a collective is about."""
+  taken = sum(_bytes(table[name].kind) for name in _operands(one))
+  given = _bytes(one.kind)
+  if one.operation.endswith('-start'):
+    # Its type is a tuple of operands, results and flags; one kind starts with
+    # nothing but its results.
+    given = given - taken if given > taken else given
+  return max(taken, given)
+
+
+def _bytes(kind: str) -> int:
+  total = 0
+  for dtype, sizes in _ARRAY.findall(kind):
+    digits = re.search(r'\d+$', dtype)
+    bits = _BITS.get(dtype) or (int(digits[0]) if digits else 0)
+    total += bits * math.prod(int(n) for n in sizes.split(',') if n)
+  return total // 8

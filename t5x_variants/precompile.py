@@ -1,0 +1,98 @@
+r"""Compiles a run for a TPU slice that is elsewhere: before the first dollar.
+
+  python -m t5x_variants.precompile --topology=v5e-256 \
+    --gin_file=gin/models/t5_1_1_base.gin --gin_file=gin/variants/swiglu.gin \
+    --gin_file=gin/tpu/v5e-256.gin --gin_file=gin/runs/precompile.gin
+
+Prints what the TPU compiler says, and runs nothing. Exit status: 0 it fits, 1
+it does not, with the nearest cure, 2 a wrong setting. `--all` fills the table
+of docs/tpu.md, and goes on where it was stopped. Needs libtpu and no TPU.
+"""
+
+import json
+import pathlib
+
+import gin
+import jax
+from absl import flags
+
+from t5x_variants import (
+  compiling,
+  errors,
+  fitting,
+  gin_utils,
+  logs,
+  slice_report,
+  slice_table,
+)
+
+gin_utils.define_flags()
+flags.DEFINE_string('topology', None, 'The slice, for example v5e-256.')
+flags.DEFINE_string('record', None, 'A file for the figures as JSON.')
+flags.DEFINE_bool('all', False, 'Compile what docs/tpu.md lists; write it.')
+flags.DEFINE_bool('cached', False, 'With --all: compile nothing.')
+# So that --help shows them.
+flags.adopt_module_key_flags(gin_utils)
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+  """Reads the gin files and compiles, or fills the table."""
+  logs.quiet()
+  # No device is run on: one that is there stays free.
+  jax.config.update('jax_platforms', 'cpu')
+  if FLAGS.all:
+    slice_table.fill(compile_missing=not FLAGS.cached)
+    return
+  if FLAGS.topology is None:
+    raise errors.UserError(
+      'Which slice? Add --topology=v5e-8, or --all for the table of '
+      'docs/tpu.md.'
+    )
+  gin_utils.parse(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
+  plan = gin_utils.configured(compiling.Plan)()
+  if FLAGS.dry_run:
+    print(gin.config_str())
+    print('# every macro has a value')
+    return
+  of, devices = compiling.open_slice(FLAGS.topology)
+  workshop = compiling.Workshop(plan, devices)
+  heads = slice_report.heads(of, workshop)
+  print('\n'.join(slice_report.head_lines(heads)), flush=True)
+  if plan.model_axis_size is None and workshop.plan.model_axis_size > 1:
+    print(
+      f'note: a batch of {plan.batch_size} rows needs MODEL_AXIS_SIZE='
+      f'{workshop.plan.model_axis_size} here; give it to training too.'
+    )
+  figures = dict(_compiled(workshop, plan.programs))
+  if FLAGS.record:
+    pathlib.Path(FLAGS.record).write_text(
+      json.dumps(heads | {'programs': figures}), encoding='utf-8'
+    )
+
+
+def _compiled(workshop: compiling.Workshop, programs):
+  """Compiles and prints each program; yields its name and figures."""
+  chip = compiling.chip_of(workshop)
+  memory = fitting.estimate(workshop)
+  if fitting.hopeless(memory, chip):
+    _does_not_fit(workshop, 'the estimate, without compiling', memory.total)
+  for program in programs:
+    try:
+      compiled = workshop.compile(program)
+    except compiling.DoesNotFit as error:
+      print(f'{program}: {error}')
+      _does_not_fit(workshop, 'the compiler', fitting.asked_for(str(error)))
+    found = slice_report.figures(workshop, program, compiled)
+    print('\n'.join(slice_report.program_lines(found)), flush=True)
+    yield program, found
+
+
+def _does_not_fit(workshop, who: str, needed: int | None) -> None:
+  """Prints the nearest cure and ends with exit status 1."""
+  print(slice_report.verdict(workshop, who, needed))
+  raise SystemExit(1)
+
+
+if __name__ == '__main__':
+  gin_utils.run(main)
