@@ -127,11 +127,12 @@ def _called(rest: str) -> Iterator[str]:
 def _size(one: _Instruction, table) -> int:
   """Bytes of the tensor that a collective is about."""
   taken = sum(_bytes(table[name].kind) for name in _operands(one))
-  given = _bytes(one.kind)
-  if one.operation.endswith('-start'):
-    # Its type is a tuple of operands, results and flags; one kind starts with
-    # nothing but its results.
-    given = given - taken if given > taken else given
+  if not one.operation.endswith('-start'):
+    return max(taken, _bytes(one.kind))
+  # Its type is a tuple of operands, results and flags; one kind starts with
+  # nothing but its results.
+  given = _bytes(re.sub(r'\bu32\[\]', '', one.kind))
+  given = given - taken if given > taken else given
   return max(taken, given)
 
 

@@ -6,13 +6,13 @@ compiler's, static: nothing is run.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 from jax.sharding import NamedSharding
@@ -151,54 +151,53 @@ class DoesNotFit(Exception):
 class Workshop:
   """A plan on a slice: its mesh, its abstract state, its programs."""
 
-  def __init__(
-    self,
-    plan: Plan,
-    devices: Sequence[jax.Device],
-    shapes_and_axes: tuple[Mapping, Mapping] | None = None,
-  ):
+  def __init__(self, plan: Plan, devices: Sequence[jax.Device]):
     """Checks the plan against the slice; nothing is traced but shapes.
 
     Args:
       plan: what to compile.
       devices: of the slice.
-      shapes_and_axes: of the parameters, where they are known already.
 
     Raises:
       errors.UserError: the mesh, the batch or a parameter does not divide.
     """
+    self.devices = devices
     self.plan = with_mesh(plan, len(devices))
-    self.mesh = partitioning.make_mesh(
-      self.plan.model_axis_size, self.plan.data_axis_size, devices
-    )
-    partitioning.check_batch(
-      plan.batch_size, self.mesh, self.plan.num_microbatches
-    )
+    self.mesh = mesh_for(self.plan, devices)
     # Before the mesh is set, whose devices nothing can be run on.
-    self._shapes = shapes_and_axes or train_state.shapes_and_axes(plan.model)
-    shapes, axes = self._shapes
+    self._shapes, self._axes = train_state.shapes_and_axes(plan.model)
     where = partitioning.param_shardings(
-      shapes, axes, self.mesh, self.plan.rules
+      self._shapes, self._axes, self.mesh, self.plan.rules
     )
-    self._tx = plan.optimizer(axes, plan.learning_rate)
-    self.state = programs.abstract_state(self._tx, shapes, where, self.mesh)
+    self._tx = plan.optimizer(self._axes, plan.learning_rate)
+    self.state = programs.abstract_state(
+      self._tx, self._shapes, where, self.mesh
+    )
     self._key = jax.eval_shape(jax.random.key, 0)
-
-  def with_plan(self, plan: Plan, devices) -> 'Workshop':
-    """Another plan for the same parameters."""
-    return Workshop(plan, devices, self._shapes)
 
   @property
   def device_kind(self) -> str:
     """JAX's name of the slice's devices."""
     return self.mesh.devices.flat[0].device_kind
 
-  def sizes(self) -> Sizes:
-    """What the state takes on a device."""
+  def sizes(self, plan: Plan | None = None) -> Sizes:
+    """What the state takes on a device, under another plan for the mesh too.
+
+    Raises:
+      errors.UserError: that plan does not divide.
+    """
+    plan = plan or self.plan
+    mesh = mesh_for(plan, self.devices)
+    where = partitioning.param_shardings(
+      self._shapes, self._axes, mesh, plan.rules
+    )
+    placed = partitioning.state_shardings(
+      self.state.opt_state, self._shapes, where, mesh
+    )
     return Sizes(
-      train_state.count(self.state.params),
-      device_bytes(self.state.params),
-      device_bytes(self.state.opt_state),
+      train_state.count(self._shapes),
+      device_bytes(self._shapes, where),
+      device_bytes(self.state.opt_state, placed),
     )
 
   def compile(self, program: str) -> Compiled:
@@ -280,12 +279,22 @@ def with_mesh(plan: Plan, devices: int) -> Plan:
   return dataclasses.replace(plan, model_axis_size=fitting[0])
 
 
-def device_bytes(tree) -> int:
-  """Bytes that a tree of shapes with shardings has on one device."""
-  return sum(
-    int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
-    for leaf in jax.tree.leaves(tree)
+def mesh_for(plan: Plan, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
+  """The mesh of a plan whose model axis is known; the batch must divide."""
+  mesh = partitioning.make_mesh(
+    plan.model_axis_size, plan.data_axis_size, devices
   )
+  partitioning.check_batch(plan.batch_size, mesh, plan.num_microbatches)
+  return mesh
+
+
+def device_bytes(shapes, shardings) -> int:
+  """Bytes that a tree of shapes has on one device."""
+
+  def part(leaf, sharding):
+    return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+  return sum(jax.tree.leaves(jax.tree.map(part, shapes, shardings)))
 
 
 def model_flops(plan: Plan, program: str) -> flops.Flops:

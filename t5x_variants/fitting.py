@@ -52,11 +52,17 @@ class Memory:
     return self.state + self.gradients
 
 
-def estimate(workshop: compiling.Workshop) -> Memory:
-  """Estimates a training step's memory on a device."""
-  plan, sizes = workshop.plan, workshop.sizes()
+def estimate(plan: compiling.Plan, sizes: compiling.Sizes, data: int) -> Memory:
+  """Estimates a training step's memory on a device.
+
+  Args:
+    plan: what is to run; its model axis is known.
+    sizes: of its state, see `Workshop.sizes`.
+    data: the mesh's data axis.
+  """
+  ways = plan.model_axis_size
   parts = plan.num_microbatches
-  encoder, decoder, logits = _activations(plan, workshop.mesh)
+  encoder, decoder, logits = _activations(plan, data)
   config = plan.model.config
   layers = config.num_encoder_layers, config.num_decoder_layers
   kept = sum(
@@ -66,7 +72,7 @@ def estimate(workshop: compiling.Workshop) -> Memory:
   once = max(encoder('none'), decoder('none'))
   # The stack in the compute dtype; gathered, a layer at a time, where it is
   # spread over the data axis.
-  whole = 4 * sizes.count / workshop.mesh.shape['model']
+  whole = 4 * sizes.count / ways
   cast = sizes.params // 2 + 2 * (whole > 1.5 * sizes.params) * whole / min(
     layers
   )
@@ -78,12 +84,17 @@ def estimate(workshop: compiling.Workshop) -> Memory:
   )
 
 
-def _activations(plan, mesh):
+def estimate_of(workshop: compiling.Workshop) -> Memory:
+  """The estimate of a workshop's own plan."""
+  return estimate(workshop.plan, workshop.sizes(), workshop.mesh.shape['data'])
+
+
+def _activations(plan, data):
   """Bytes of one encoder and one decoder layer by policy; of the logits."""
   config = plan.model.config
   item = config.dtype.itemsize
-  ways = mesh.shape['model']
-  rows = plan.batch_size / mesh.shape['data'] / plan.num_microbatches
+  ways = plan.model_axis_size
+  rows = plan.batch_size / data / plan.num_microbatches
   inputs, targets = plan.lengths
   d = config.emb_dim
   j = config.num_heads * config.head_dim / ways
@@ -166,15 +177,23 @@ def cure(workshop: compiling.Workshop, needed: int | None = None):
     A `Cure`, or None.
   """
   chip = compiling.chip_of(workshop)
-  low = (needed or 0) / estimate(workshop).total
+  low = (needed or 0) / estimate_of(workshop).total
   room = chip.usable / (MARGIN * max(1.0, low))
-  devices = list(workshop.mesh.devices.flat)
+  # The state's part on a device follows from these two alone.
+  known = {}
   for plan, flags in _changes(workshop.plan):
-    try:
-      other = workshop.with_plan(plan, devices)
-    except errors.UserError:
-      continue  # It does not divide.
-    memory = estimate(other)
+    layout = plan.model_axis_size, plan.parameter_partitioning_dims
+    data = workshop.mesh.size // plan.model_axis_size
+    if not data or plan.batch_size % (data * plan.num_microbatches):
+      continue
+    if layout not in known:
+      try:
+        known[layout] = workshop.sizes(plan)
+      except errors.UserError:
+        known[layout] = None  # It does not divide.
+    if known[layout] is None:
+      continue
+    memory = estimate(plan, known[layout], data)
     if memory.total <= room:
       return Cure(flags, plan, memory)
   return None

@@ -74,7 +74,7 @@ def main() -> None:
 def _compiled(workshop: compiling.Workshop, programs):
   """Compiles and prints each program; yields its name and figures."""
   chip = compiling.chip_of(workshop)
-  memory = fitting.estimate(workshop)
+  memory = fitting.estimate_of(workshop)
   if fitting.hopeless(memory, chip):
     _does_not_fit(workshop, 'the estimate, without compiling', memory.total)
   for program in programs:

@@ -29,7 +29,7 @@ def heads(
     'num_microbatches': plan.num_microbatches,
     'remat_policy': config.remat_policy,
     'usable': chip.usable,
-    'estimate': fitting.estimate(workshop).total,
+    'estimate': fitting.estimate_of(workshop).total,
     **dataclasses.asdict(sizes),
   }
 

@@ -1,0 +1,179 @@
+"""The memory estimate and the cures, on plans for simulated devices."""
+
+import dataclasses
+import shlex
+
+import jax
+import optax
+import pytest
+
+from t5x_variants import (
+  compiling,
+  decoding,
+  errors,
+  fitting,
+  flops,
+  network,
+  slice_report,
+)
+
+CHIP = flops.CHIPS['TPU v5e']
+SIZES = {
+  'vocab_size': 1024,
+  'emb_dim': 256,
+  'num_heads': 8,
+  'head_dim': 32,
+  'mlp_dim': 512,
+  'num_encoder_layers': 6,
+  'num_decoder_layers': 6,
+  'dropout_rate': 0.0,
+  'dtype': 'bfloat16',
+  'scan_layers': True,
+}
+
+
+def plan(config=None, **settings):
+  return compiling.Plan(
+    **{
+      'model': network.Transformer(network.T5Config(**SIZES | (config or {}))),
+      # Its state is nothing, as Adafactor's nearly is; tracing that costs.
+      'optimizer': lambda axes, rate: optax.sgd(rate),
+      'learning_rate': lambda step: 0.01,
+      'batch_size': 128,
+      'feature_lengths': {'inputs': 512, 'targets': 114},
+      'decoder': decoding.greedy,
+      'model_axis_size': 1,
+    }
+    | settings
+  )
+
+
+@pytest.fixture
+def workshop(monkeypatch):
+  """A workshop on eight devices that pass for v5e chips."""
+  monkeypatch.setattr(compiling.Workshop, 'device_kind', 'TPU v5e')
+
+  def build(config=None, **settings):
+    return compiling.Workshop(plan(config, **settings), jax.devices())
+
+  return build
+
+
+def total(made):
+  return fitting.estimate_of(made).total
+
+
+def test_what_saves_memory_lowers_the_estimate(workshop):
+  base = total(workshop())
+  for policy in ('minimal', 'full'):
+    less = total(workshop({'remat_policy': policy}))
+    assert less < base
+    base = less
+  base = total(workshop())
+  assert total(workshop(num_microbatches=4)) < base
+  assert total(workshop(model_axis_size=2, batch_size=64)) < base
+  assert total(workshop(batch_size=256)) > base
+  sharded = workshop(parameter_partitioning_dims=2)
+  assert sharded.sizes().params * 7 < workshop().sizes().params
+  certain = fitting.estimate_of(workshop()).certain
+  assert fitting.estimate_of(sharded).certain < certain
+
+
+def test_the_state_s_bytes_are_those_of_a_state(workshop):
+  made = workshop(model_axis_size=2)
+  by_hand = sum(
+    leaf.size * 4 // (2 if 'model' in leaf.sharding.spec else 1)
+    for leaf in jax.tree.leaves(made.state.params)
+  )
+  assert made.sizes().params == by_hand
+  assert made.sizes().count * 4 > by_hand
+
+
+@pytest.mark.parametrize(
+  'config, settings',
+  [
+    ({}, {'batch_size': 16384}),
+    ({'remat_policy': 'full'}, {'batch_size': 65536}),
+    ({'activation': 'rational'}, {'batch_size': 4096, 'num_microbatches': 2}),
+    ({}, {'batch_size': 2**17, 'data_axis_size': 8}),
+  ],
+)
+def test_a_cure_fits_and_is_what_its_flags_say(workshop, config, settings):
+  made = workshop(config, **settings)
+  assert total(made) > CHIP.usable
+  found = fitting.cure(made)
+  assert found.memory.total * fitting.MARGIN <= CHIP.usable
+  values = {}
+  for flag in found.flags:
+    (word,) = shlex.split(flag)
+    name, value = word.removeprefix('--gin.').split('=')
+    values[name] = value.strip("'")
+  cured = found.plan
+  assert values
+  assert values.pop('REMAT_POLICY', made.plan.model.config.remat_policy) == (
+    cured.model.config.remat_policy
+  )
+  for name, value in values.items():
+    assert str(getattr(cured, name.lower())) == value
+  # It holds for a workshop of its own, whose mesh and batch divide.
+  again = compiling.Workshop(cured, jax.devices())
+  assert total(again) == found.memory.total
+
+
+def test_a_refusal_s_own_number_raises_the_bar(workshop):
+  made = workshop(batch_size=2048, config={'remat_policy': 'minimal'})
+  guessed = total(made)
+  near = fitting.cure(made)
+  far = fitting.cure(made, needed=4 * guessed)
+  assert far.memory.total < near.memory.total
+
+
+def test_no_cure_is_said_to_be_none(workshop, monkeypatch):
+  tiny = dataclasses.replace(CHIP, usable=2**20)
+  monkeypatch.setitem(flops.CHIPS, 'TPU v5e', tiny)
+  made = workshop()
+  assert fitting.cure(made) is None
+  text = slice_report.verdict(made, 'the estimate', total(made))
+  assert 'DOES NOT FIT' in text and 'larger slice' in text
+  assert fitting.hopeless(fitting.estimate_of(made), tiny)
+
+
+@pytest.mark.parametrize(
+  'words, size',
+  [
+    (
+      'memory required for HLO temporaries (1.50T) exceeds available',
+      1.5 * 2**40,
+    ),
+    (
+      'Ran out of memory in memory space hbm. Used 20.5G of 15.75G',
+      20.5 * 2**30,
+    ),
+    ('something else', None),
+  ],
+)
+def test_the_refusal_is_read(words, size):
+  assert fitting.asked_for(words) == size
+
+
+@pytest.mark.parametrize(
+  'settings, message',
+  [
+    ({'batch_size': 100}, 'BATCH_SIZE is 100.*for example 96'),
+    ({'batch_size': 0}, 'BATCH_SIZE is 0'),
+    ({'model_axis_size': 3}, 'model axis of the mesh is 3'),
+    ({'data_axis_size': 4}, 'a mesh of 4 devices, but there are 8'),
+    ({'config': {'scan_layers': False}}, 'gin.SCAN_LAYERS=True'),
+    ({'programs': ('traim',)}, 'PROGRAMS is'),
+    ({'feature_lengths': {'inputs': 512}}, 'TASK_FEATURE_LENGTHS'),
+  ],
+)
+def test_what_cannot_be_is_refused(workshop, settings, message):
+  with pytest.raises(errors.UserError, match=message):
+    workshop(**settings)
+
+
+def test_without_a_model_axis_the_batch_decides():
+  few = plan(batch_size=4, model_axis_size=None)
+  assert compiling.with_mesh(few, 8).model_axis_size == 2
+  assert compiling.with_mesh(plan(model_axis_size=None), 8).model_axis_size == 1
