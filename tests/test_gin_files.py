@@ -24,7 +24,9 @@ OTHERS = {
   'data': 'gin/data/embedded.gin',
   'runs': 'gin/runs/pretrain.gin',
 }
-FLAG = re.compile(r'--(gin_file|gin_search_paths|gin_bindings|dry_run|gin\.)')
+FLAG = re.compile(
+  r'--(gin_file|gin_search_paths|gin_bindings|dry_run|topology|gin\.)'
+)
 
 
 def kind(file):
