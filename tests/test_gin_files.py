@@ -11,7 +11,7 @@ import sys
 import gin
 import pytest
 
-from t5x_variants import activations, gin_utils, train_state
+from t5x_variants import activations, gin_utils, topologies, train_state
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(
@@ -271,6 +271,37 @@ def test_every_activation_of_the_papers_has_a_variant():
     assert (name, True) in found
   assert found['gelu', True] == 'geglu' and found['swish', True] == 'swiglu'
   assert len(found) == len(of_kind('variants')), 'two files, one variant'
+
+
+@pytest.mark.parametrize('run', ['pretrain', 'precompile'])
+@pytest.mark.parametrize('first', [True, False])
+def test_a_slice_s_file_wins_wherever_it_stands(run, first):
+  slice_s, rest = 'gin/tpu/v4-512.gin', f'gin/runs/{run}.gin'
+  order = [slice_s, rest] if first else [rest, slice_s]
+  parse('gin/models/t5_1_1_base.gin', *order, bindings=['BATCH_SIZE = 64'])
+  for name, value in (
+    ('MODEL_AXIS_SIZE', 4),
+    ('DATA_AXIS_SIZE', 64),
+    ('REMAT_POLICY', 'full'),
+    ('BATCH_SIZE', 64),
+  ):
+    assert gin_utils.macro(name) == value
+
+
+@pytest.mark.parametrize('file', of_kind('tpu'))
+def test_a_slice_s_file_is_of_its_slice(file):
+  """Its mesh is the slice's size, and its batch divides over it."""
+  of = topologies.named(stem(file))
+  parse(file)
+  devices = of.chips * (2 if of.generation == '7x' else 1)
+  sizes = [gin_utils.macro(f'{axis}_AXIS_SIZE') for axis in ('DATA', 'MODEL')]
+  assert sizes[0] * sizes[1] == devices
+  rows = gin_utils.macro('BATCH_SIZE')
+  assert rows % (sizes[0] * gin_utils.macro('NUM_MICROBATCHES')) == 0
+  assert gin_utils.macro('SCAN_LAYERS') is True
+  # The heads of every model for which the file is.
+  assert 12 % sizes[1] == 0 and 64 % sizes[1] == 0
+  assert f'--topology={of.name} ' in head(file)
 
 
 @functools.cache
