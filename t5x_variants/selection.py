@@ -1,9 +1,10 @@
 """Which evaluation of a run was its best, and when to stop looking.
 
 The best is the highest value of one number of the 'eval' records (of a loss,
-the lowest), the first of equals; one that is not a number is never the best.
-Step 0 does not count: nothing was trained yet. All follows from the records
-alone, so that a run that goes on decides as one that was never stopped.
+the lowest). Among equals, which are common in an accuracy of 100 examples, the
+lowest loss decides, then the first. What is not a number comes last. Step 0
+does not count: nothing was trained yet. All follows from the records alone, so
+that a run that goes on decides as one that was never stopped.
 """
 
 import math
@@ -46,6 +47,7 @@ class Selection:
     self.metric, self._patience = metric, patience
     self.best_step = self.best_value = None
     self.since = 0
+    self._best = None
 
   def check(self, names: Iterable[str], without: str) -> None:
     """Refuses a metric that no record will have.
@@ -69,12 +71,10 @@ class Selection:
     """Takes an evaluation in; whether it is the best so far."""
     if self.metric is None or step == 0 or self.metric not in values:
       return False
-    value = values[self.metric]
-    sign = -1 if self.metric in _LOSSES else 1
-    first = self.best_step is None
-    # The first has nothing to be compared with, even if it is no number.
-    better = first or math.isnan(self.best_value) and not math.isnan(value)
-    if better or sign * value > sign * self.best_value:
+    value, loss = values[self.metric], values.get('loss', 0.0)
+    found = _last_if_nan(-value if self.metric in _LOSSES else value), -loss
+    if self._best is None or found > self._best:
+      self._best = found
       self.best_step, self.best_value, self.since = step, value, 0
       return True
     self.since += 1
@@ -89,3 +89,7 @@ class Selection:
   def exhausted(self) -> bool:
     """Whether the last `patience` evaluations brought nothing better."""
     return self._patience is not None and self.since >= self._patience
+
+
+def _last_if_nan(value: float) -> float:
+  return -math.inf if math.isnan(value) else value

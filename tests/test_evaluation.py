@@ -68,8 +68,12 @@ def test_bad_input_is_refused(checkpoint, tmp_path):
     small = model(**SIZES | {'vocab_size': 13})
     saved.write(tmp_path / 'small', 1, params_of(small), '')
     run(tmp_path / 'small', module=small)
-  with pytest.raises(errors.UserError, match='not a checkpoint of this model'):
+  with pytest.raises(errors.UserError, match='of GEGLU, and GELU was asked'):
     run(checkpoint, module=model(**SIZES, gated=False))
+  with pytest.raises(errors.UserError, match='of GEGLU, and SwiGLU was asked'):
+    run(checkpoint, module=model(**SIZES, activation='swish'))
+  with pytest.raises(errors.UserError, match='not a checkpoint of this model'):
+    run(checkpoint, module=model(**SIZES | {'num_encoder_layers': 2}))
   with pytest.raises(errors.UserError, match='holds no checkpoint'):
     run(tmp_path / 'nowhere')
   (tmp_path / 'file').write_text('')

@@ -234,14 +234,15 @@ def test_a_split_is_answered_and_scored_in_its_order(
   for mode in inference.MODES:
     output = tmp_path / f'{mode}.jsonl'
     go(mode=mode, output=str(output))
-    whole = output.read_bytes()
-    output.write_bytes(whole[: len(whole) - 9])
-    go(mode=mode, output=str(output))
-    assert output.read_bytes() == whole
-    found[mode] = [json.loads(line) for line in whole.decode().splitlines()]
+    lines = output.read_text('utf-8').splitlines()
+    found[mode] = [json.loads(line) for line in lines]
     texts_found = [(r['inputs'], r['targets']) for r in found[mode]]
     assert texts_found == LONG + SHORT
     assert [bool(r.get('cut')) for r in found[mode]] == [True] + [False] * 5
+  whole = output.read_bytes()
+  output.write_bytes(whole[: len(whole) - 9])
+  go(mode='score', output=str(output))
+  assert output.read_bytes() == whole
   tasks = task_metrics.Evaluator(
     model(), dataset(mixture), task_metrics.Settings(batch_size=4), mesh_of(1)
   )

@@ -27,8 +27,8 @@ def load(
     The checkpoint's step, and the parameters.
 
   Raises:
-    errors.UserError: no checkpoint, one of another model, or more than one
-      process: each would read and hold the whole of it.
+    errors.UserError: no checkpoint, one of another model or variant, or more
+      than one process: each would read and hold the whole of it.
   """
   if jax.process_count() > 1:
     raise errors.UserError(
@@ -37,6 +37,13 @@ def load(
     )
   shapes, axes = train_state.shapes_and_axes(model)
   found = saved.open_checkpoint(checkpoint)
+  asked = fit.variant_of(model.config)
+  if None not in (found.variant, asked) and found.variant != asked:
+    # Several variants have the same parameters.
+    raise errors.UserError(
+      f'{found.where} is a checkpoint of {found.variant}, and {asked} was '
+      'asked for: give the variant file (gin/variants/) it was made with.'
+    )
   params = fit.exact(
     found, shapes, 'Give the model and variant files it was made with.'
   )
