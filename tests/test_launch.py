@@ -568,8 +568,6 @@ def test_the_files_that_the_pages_name_are_there(page):
   named |= set(re.findall(r'\btools/\w+[.]\w+', text))
   assert 'tools/launch_tpu.sh' in named
   missing = [name for name in named if not (ROOT / name).exists()]
-  if not (ROOT / 'gin/tpu').exists():
-    missing = [name for name in missing if not name.startswith('gin/tpu/')]
   # The README's example of a variant of one's own is not there yet.
   assert not [name for name in missing if 'softsign' not in name]
 
