@@ -7,8 +7,9 @@ import pathlib
 import sys
 
 import benchmark_files
+import hypothesis
 import pytest
-import tensorflow_datasets as tfds
+from hypothesis import strategies as st
 
 from t5x_variants import errors, gin_utils, task_metrics
 from t5x_variants.data import (
@@ -19,7 +20,7 @@ from t5x_variants.data import (
   tasks,
   vocabularies,
 )
-from t5x_variants.data._tensorflow import seqio
+from t5x_variants.data._tensorflow import seqio, tfds
 
 LENGTHS = {'inputs': 200, 'targets': 40}
 TEXTS = {
@@ -55,10 +56,10 @@ def register(task, folder, **options):
   )
 
 
-def source(name, folder=None, data_dir=None):
+def source(name, folder=None, data_dir=None, download=False):
   place = None if folder is None else str(folder / benchmark(name))
   recipe = benchmarks.RECIPES[name]
-  return recipes.ExampleSource(name, recipe, place, data_dir, False)
+  return recipes.ExampleSource(name, recipe, place, data_dir, download)
 
 
 def texts(found):
@@ -85,8 +86,8 @@ def test_official_files_become_the_texts_of_the_paper(folder, name, split):
   assert texts(source(name, folder).examples(split)) == TEXTS[name, split]
 
 
-def prepare(name, folder, data_dir, monkeypatch):
-  """Has TFDS's own builder write its folder from the official files."""
+def downloaded(name, folder, monkeypatch):
+  """Has TFDS's downloads end in the folder of the official files."""
   below = pathlib.Path(folder) / benchmark(name)
   if name == 'squad':
     found = {
@@ -108,6 +109,10 @@ def prepare(name, folder, data_dir, monkeypatch):
   if not importlib.util.find_spec('importlib_resources'):
     # TFDS takes it from packages that no longer bring it along.
     monkeypatch.setitem(sys.modules, 'importlib_resources', importlib.resources)
+
+
+def prepare(name, data_dir, monkeypatch):
+  """Has TFDS's own builder write its folder from what it downloads."""
   builder = tfds.builder(benchmarks.RECIPES[name].tfds, data_dir=data_dir)
   split_generators = builder._split_generators
 
@@ -124,7 +129,8 @@ def prepare(name, folder, data_dir, monkeypatch):
 @pytest.mark.parametrize('name', benchmarks.RECIPES)
 def test_tfds_gives_the_same_texts(name, folder, tmp_path, monkeypatch):
   """TFDS's folder, made by its own builder out of the same official files."""
-  prepare(name, folder, tmp_path, monkeypatch)
+  downloaded(name, folder, monkeypatch)
+  prepare(name, tmp_path, monkeypatch)
   found = source(name, data_dir=str(tmp_path))
   for split in found.splits:
     wanted = TEXTS[name, split]
@@ -133,6 +139,26 @@ def test_tfds_gives_the_same_texts(name, folder, tmp_path, monkeypatch):
     # TFDS stores examples in an order of its own.
     given = texts(found.examples(split))
     assert sorted(map(repr, given)) == sorted(map(repr, wanted))
+
+
+def test_tfds_downloads_where_it_may(folder, tmp_path, monkeypatch):
+  downloaded('squad', folder, monkeypatch)
+  with pytest.raises(errors.UserError, match='not prepared in .*TFDS_DATA_DIR'):
+    source('squad', data_dir=str(tmp_path)).examples('train')
+  # A folder of its own: seqio keeps what it knows of the first.
+  found = source('squad', data_dir=str(tmp_path / 'new'), download=True)
+  assert sorted(texts(found.examples('train')), key=repr) == sorted(
+    TEXTS['squad', 'train'], key=repr
+  )
+
+  def refuse(self, urls):
+    raise tfds.download.DownloadError('no way')
+
+  for method in ('download', 'download_and_extract'):
+    monkeypatch.setattr(tfds.download.DownloadManager, method, refuse)
+  found = source('squad', data_dir=str(tmp_path / 'newer'), download=True)
+  with pytest.raises(errors.UserError, match="'squad/v1.1:3.0.0': no way"):
+    found.examples('train')
 
 
 @pytest.mark.parametrize(
@@ -293,6 +319,43 @@ def test_a_mixture_is_seqio_s(folder):
   assert rows == sum(
     len(TEXTS[task.name, 'validation']) for task in mixture.tasks
   )
+
+
+def test_each_epoch_has_an_order_of_its_own(folder, tmp_path):
+  found = source('super_glue_cb', folder)
+
+  def order(seed, epochs=4):
+    dataset = found.get_dataset('train', True, seed).repeat(epochs)
+    return [x['inputs'] for x in dataset.as_numpy_iterator()]
+
+  assert order(1) == order(1) != order(2)
+  epochs = [tuple(order(1)[i : i + 3]) for i in range(0, 12, 3)]
+  assert len(set(epochs)) > 1
+  assert {tuple(sorted(x)) for x in epochs} == {tuple(sorted(order(2, 1)))}
+  # A saved position is small and goes on exactly.
+  lengths = dict(zip(('inputs', 'targets'), (40, 16), strict=True))
+  name = register('cb', folder)
+
+  def batches():
+    return pipeline.Batches(name, lengths, 'train', 2, shuffle=True, seed=3)
+
+  first = batches()
+  next(first)
+  first.save(tmp_path)
+  size = sum(path.stat().st_size for path in tmp_path.iterdir())
+  assert size < 1_000_000
+  again = batches()
+  again.restore(tmp_path)
+  for _ in range(3):
+    wanted, given = next(first), next(again)
+    assert all((wanted[key] == given[key]).all() for key in wanted)
+
+
+@hypothesis.settings(max_examples=8)
+@hypothesis.given(st.integers(1, 300), st.integers(0, 2**31 - 1))
+def test_an_order_has_every_place_once(size, seed):
+  found = list(recipes._shuffled(size, seed).as_numpy_iterator())
+  assert sorted(found) == list(range(size))
 
 
 def test_shares_of_the_hosts_are_disjoint_and_whole(folder):

@@ -81,9 +81,10 @@ with _without_greetings():
   with _without_keras():
     import tensorflow as tf
   import seqio
+  import tensorflow_datasets as tfds
 
   # A context that exists already (a notebook) cannot be changed any more.
   with contextlib.suppress(RuntimeError):
     tf.config.set_visible_devices([], 'GPU')
 
-__all__ = ['seqio', 'tf']
+__all__ = ['seqio', 'tf', 'tfds']

@@ -17,7 +17,7 @@ import threading
 import numpy as np
 
 from t5x_variants.data import documents as documents_lib
-from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data._tensorflow import seqio, tf, tfds
 from t5x_variants.errors import UserError
 
 # Bytes of text held in memory: the corpus's own cost on every host.
@@ -26,6 +26,15 @@ FILES_AT_A_TIME = 16
 _OPEN_FILES = 64
 _PARTS = 1024
 _as_is = tf.autograph.experimental.do_not_convert
+# No such data set; nothing to download from; not enough room or permission.
+_TFDS_ERRORS = (
+  ValueError,
+  AssertionError,
+  OSError,
+  ImportError,
+  tf.errors.OpError,
+  tfds.download.DownloadError,
+)
 _logger = logging.getLogger('t5x_variants')
 
 
@@ -246,20 +255,21 @@ class TfdsSource(seqio.TfdsDataSource):
   def splits(self):
     """Those that are prepared; refuses a dataset of which none is."""
     name, folder = self._where
-    if not self._download:
-      try:
-        found = tuple(self.tfds_dataset.info.splits)
-      except (ValueError, AssertionError) as error:
-        why = str(error).splitlines()[0]
-        raise UserError(f'TFDS cannot open {name!r}: {why}') from error
-      if not found:
-        raise UserError(
-          f'{name} is not prepared in {folder or "~/tensorflow_datasets"}:'
-          ' point data_dir (TFDS_DATA_DIR) at the folder that holds it, or'
-          ' read the files it is made of (of C4: gin/data/c4_json.gin)'
-        )
-      return found
-    return tuple(super().splits)
+    try:
+      builder = self.tfds_dataset.builder
+      if self._download and not builder.info.splits:
+        builder.download_and_prepare()
+      found = tuple(builder.info.splits)
+    except _TFDS_ERRORS as error:
+      why = (str(error).splitlines() or [repr(error)])[0]
+      raise UserError(f'TFDS cannot open {name!r}: {why}') from error
+    if not found:
+      raise UserError(
+        f'{name} is not prepared in {folder or "~/tensorflow_datasets"}:'
+        ' point data_dir (TFDS_DATA_DIR) at the folder that holds it, or'
+        ' read the files it is made of (of C4: gin/data/c4_json.gin)'
+      )
+    return found
 
   @property
   def features(self):
