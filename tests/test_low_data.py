@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import benchmark_files
 import gin
 import numpy as np
 import pytest
@@ -16,7 +17,14 @@ from flax import traverse_util
 
 from t5x_variants import errors, gin_utils, train_state
 from t5x_variants import optimizer as optimizer_lib
-from t5x_variants.data import config, examples, low_data, pipeline, vocabularies
+from t5x_variants.data import (
+  benchmarks,
+  config,
+  examples,
+  low_data,
+  pipeline,
+  vocabularies,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 LENGTHS = {'inputs': 24, 'targets': 8}
@@ -154,6 +162,21 @@ def test_whole_examples_come_and_a_position_is_exact(name, tmp_path):
   reader = batches()
   first, second = ([*itertools.chain(*rows(reader, 5))] for _ in range(2))
   assert sorted(shares) == sorted(first) == sorted(second) != second
+
+
+@pytest.mark.parametrize('task', ['glue_stsb', 'squad'])
+def test_a_benchmark_s_examples_and_metrics_survive(task, tmp_path):
+  benchmark_files.write(tmp_path)
+  folders = [str(tmp_path / each) for each in ('glue', 'super_glue', 'squad')]
+  whole = benchmarks.register(task, vocabularies.byte(), *folders)
+  name = low_data.task(whole, 5, 1, 1)
+  (plain,) = examples.open_split(whole, LENGTHS, 'validation')
+  (test,) = examples.open_split(name, LENGTHS, 'test')
+  assert test.inputs == plain.inputs and len(test) > 1
+  assert test.metrics(test.targets) == plain.metrics(plain.targets)
+  for split in ('train', 'validation'):
+    (found,) = examples.open_split(name, LENGTHS, split)
+    assert len(found) == 1 and found.metrics(found.targets)
 
 
 def test_bad_input_is_refused(name):

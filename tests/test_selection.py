@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_run import Numbered, losses, run
 
-from t5x_variants import errors, metrics, selection, task_metrics, training_loop
+from t5x_variants import (
+  errors,
+  metrics,
+  selection,
+  task_metrics,
+  trainer,
+  training_loop,
+)
 
 PERIODS = training_loop.Periods(log=1, eval=2, eval_steps=1, checkpoint=5)
 
@@ -64,6 +71,12 @@ def test_what_cannot_be_selected_is_refused():
     selection.Selection('f1').check(['loss', 'task/em'], '')
   with pytest.raises(errors.UserError, match='Of tasks there is none: so'):
     selection.Selection('f1').check(['loss'], 'so')
+
+
+def test_several_processes_do_not_test(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(errors.UserError, match="'test' and there are 2"):
+    trainer._test_dataset(Splits(), 'test')
 
 
 @dataclasses.dataclass

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import seqio
+import small_run
 import tensorflow as tf
 from small_run import mesh_of
 from test_inference import model
@@ -17,9 +18,11 @@ from t5x_variants import (
   errors,
   evaluation,
   inference,
+  metrics,
   partitioning,
   task_metrics,
   train_state,
+  training_loop,
 )
 from t5x_variants.data import config, examples, texts, vocabularies
 from t5x_variants.weights import saved
@@ -269,6 +272,30 @@ def test_a_split_is_answered_and_scored_in_its_order(
   )
   with pytest.raises(errors.UserError, match='give one of them'):
     go(mode='score', inputs='a.jsonl', output=str(tmp_path / 'x'))
+
+
+@pytest.mark.slow
+def test_a_run_records_what_evaluation_finds(mixture, tmp_path, monkeypatch):
+  """At each evaluation, in the test at its end, and of its checkpoint."""
+  monkeypatch.setattr(small_run, 'VOCAB', 384)
+  settings = task_metrics.Settings(batch_size=4)
+  small_run.run(
+    tmp_path,
+    4,
+    activation='relu',
+    eval_dataset=dataset('metrics_short'),
+    periods=training_loop.Periods(log=4, eval=2, eval_steps=9, checkpoint=99),
+    task_decoding=settings,
+    best_metric='task/even',
+    test_split='test',
+  )
+  before, *found = metrics.read(tmp_path, 'eval')
+  (test,) = metrics.read(tmp_path, 'test')
+  assert [r['step'] for r in (before, *found)] == [0, 2, 4]
+  best = max(found, key=lambda r: (r['task/even'], -r['loss']))
+  # The split 'test' of these tasks is the same as their 'validation'.
+  assert {**test, 'time': 0, 'split': ''} == {**best, 'time': 0, 'split': ''}
+  assert {'task/same', 'task/whole', 'task/even', 'average'} < set(test)
 
 
 def test_bad_input_is_refused(mixture):
