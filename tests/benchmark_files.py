@@ -308,6 +308,10 @@ TEXTS = {
     (_MNLI.format(0), 'contradiction'),
     (_MNLI.format(1), 'neutral'),
   ],
+  ('glue_mnli_matched', 'validation_mismatched'): [
+    (_MNLI.format(0), 'contradiction'),
+    (_MNLI.format(1), 'neutral'),
+  ],
   'glue_qnli': [
     ('qnli question: Who won? sentence: Ann won.', 'entailment'),
     ('qnli question: Who lost? sentence: It rained.', 'not_entailment'),

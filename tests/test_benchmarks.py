@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from t5x_variants import errors, gin_utils, task_metrics
 from t5x_variants.data import (
   benchmarks,
+  low_data,
   pipeline,
   recipes,
   super_glue,
@@ -434,6 +435,30 @@ def test_mnli_is_judged_on_both_development_sets(folder):
   assert [x.name for x in found if 'validation' in x.splits] == [
     'glue_mnli_matched',
     'glue_mnli_mismatched',
+  ]
+
+
+def test_a_low_data_run_of_mnli_tests_on_both(folder):
+  name = low_data.task(
+    register('mnli_matched', folder),
+    seed=1,
+    train_examples=1,
+    validation_examples=2,
+    test_split=['validation', 'validation_mismatched'],
+  )
+
+  def read(split):
+    dataset = tasks.get(name).get_dataset(LENGTHS, split, shuffle=False)
+    return [
+      (x['inputs_pretokenized'].decode(), x['targets_pretokenized'].decode())
+      for x in dataset.as_numpy_iterator()
+    ]
+
+  drawn = [*read('train'), *read('validation')]
+  assert sorted(drawn) == sorted(TEXTS['glue_mnli_matched', 'train'])
+  assert read('test') == [
+    *TEXTS['glue_mnli_matched', 'validation'],
+    *TEXTS['glue_mnli_mismatched', 'validation'],
   ]
 
 

@@ -88,7 +88,7 @@ def similarity_to_text(row, split: str) -> list[dict]:
   ]
 
 
-def _mnli(section: str, size: int, train: str):
+def _mnli(section: str, size: int, train: str = '', **files: str):
   return _recipe(
     'mnli',
     'MNLI',
@@ -102,7 +102,7 @@ def _mnli(section: str, size: int, train: str):
     _THREE,
     (scores.accuracy,),
     coded=False,
-    files=_files('MNLI', train, f'dev_{section}'),
+    files=_files('MNLI', train, f'dev_{section}') | files,
     tfds_splits={'validation': f'validation_{section}'},
   )
 
@@ -163,9 +163,15 @@ RECIPES = {
     _DUPLICATE,
     (_f1(_DUPLICATE), scores.accuracy),
   ),
-  'mnli_matched': _mnli('matched', 392_702, 'train'),
+  # With the other development set, for protocols that test on both at once.
+  'mnli_matched': _mnli(
+    'matched',
+    392_702,
+    'train',
+    validation_mismatched='MNLI/dev_mismatched.tsv',
+  ),
   # Not trained on: its rate is that of its development set.
-  'mnli_mismatched': _mnli('mismatched', 9_832, ''),
+  'mnli_mismatched': _mnli('mismatched', 9_832),
   'qnli': _recipe(
     'qnli',
     'QNLI',
