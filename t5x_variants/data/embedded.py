@@ -18,7 +18,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from t5x_variants.data import prepared_set
 from t5x_variants.errors import UserError
@@ -48,8 +48,16 @@ def _topics() -> Iterator[str]:
     yield topics[name]
 
 
-def _docstrings(folder: str) -> Iterator[str]:
-  for directory, folders, files in os.walk(folder):
+def docstrings() -> Iterator[tuple[str, str, str]]:
+  """Every docstring of the standard library, in an order that never changes.
+
+  Yields:
+    The module that holds it (`email.message`), the name of what it documents
+    (that of the file's stem for a module) and the docstring, not stripped and
+    possibly empty.
+  """
+  root = pathlib.Path(sysconfig.get_paths()['stdlib'])
+  for directory, folders, files in os.walk(root):
     folders[:] = sorted(set(folders) - _NO_PROSE)
     for file in sorted(files):
       if not file.endswith('.py'):
@@ -59,14 +67,17 @@ def _docstrings(folder: str) -> Iterator[str]:
         tree = ast.parse(source)
       except (OSError, SyntaxError, ValueError):
         continue  # Unreadable to us, or broken on purpose.
+      path = pathlib.Path(directory, file).relative_to(root).with_suffix('')
+      module = '.'.join(path.parts).removesuffix('.__init__')
       for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED):
-          yield ast.get_docstring(node) or ''
+          name = getattr(node, 'name', path.name)
+          yield module, name, ast.get_docstring(node) or ''
 
 
 def documents() -> list[str]:
   """Every help topic and docstring once, in an order that never changes."""
-  texts = [*_topics(), *_docstrings(sysconfig.get_paths()['stdlib'])]
+  texts = [*_topics(), *(text for _, _, text in docstrings())]
   texts = [text.strip() for text in texts]
   texts = [text for text in texts if len(text) >= SHORTEST]
   return list(dict.fromkeys(texts))
@@ -78,28 +89,41 @@ def cache_folder() -> pathlib.Path:
   return pathlib.Path(base).expanduser() / 't5x_variants'
 
 
-def cached_file() -> str:
-  """The corpus as a file of JSON lines, built where there is none yet."""
+def edition(version: int) -> str:
+  """What distinguishes files that are made of the library's text.
+
+  Args:
+    version: of the rules that they are made by.
+  """
   implementation = sys.implementation.name
-  name = f'{implementation}-{platform.python_version()}-v{BUILDER_VERSION}'
-  path = cache_folder() / f'embedded-{name}.jsonl'
+  return f'{implementation}-{platform.python_version()}-v{version}'
+
+
+def cached(name: str, build: Callable[[], Iterable[str]]) -> str:
+  """A file of the cache folder, built where there is none yet.
+
+  Args:
+    name: of the file, with its `edition`.
+    build: its text in parts.
+
+  Returns:
+    Its path.
+
+  Raises:
+    UserError: the cache folder cannot be written.
+  """
+  path = cache_folder() / name
   if path.exists():
     return str(path)
-  _log.info('building the corpus %s', path)
-  texts = documents()
-  if not texts:
-    raise UserError(
-      'this Python has neither help topics nor library sources to read: use'
-      ' your own text (gin/data/text_files.gin)'
-    )
+  _log.info('building %s', path)
+  parts = build()
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Complete under its final name, or not at all: many may build at once.
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
       with open(descriptor, 'w', encoding='utf-8') as file:
-        for text in texts:
-          file.write(json.dumps({'text': text}, ensure_ascii=False) + '\n')
+        file.writelines(parts)
       os.replace(temporary, path)
     except BaseException:
       os.unlink(temporary)
@@ -107,6 +131,21 @@ def cached_file() -> str:
   except OSError as error:
     raise _not_kept(path.parent, error) from error
   return str(path)
+
+
+def cached_file() -> str:
+  """The corpus as a file of JSON lines, built where there is none yet."""
+
+  def lines() -> Iterator[str]:
+    texts = documents()
+    if not texts:
+      raise UserError(
+        'this Python has neither help topics nor library sources to read: use'
+        ' your own text (gin/data/text_files.gin)'
+      )
+    return (json.dumps({'text': t}, ensure_ascii=False) + '\n' for t in texts)
+
+  return cached(f'embedded-{edition(BUILDER_VERSION)}.jsonl', lines)
 
 
 def prepared(task_feature_lengths: Mapping[str, int] | None = None) -> str:
@@ -122,10 +161,9 @@ def prepared(task_feature_lengths: Mapping[str, int] | None = None) -> str:
     The folder.
   """
   lengths = dict(task_feature_lengths or {'inputs': 256, 'targets': 64})
-  implementation = sys.implementation.name
-  name = f'{implementation}-{platform.python_version()}-v{BUILDER_VERSION}'
   sizes = 'x'.join(str(lengths.get(name)) for name in ('inputs', 'targets'))
-  name = f'embedded-{name}-prepared{prepared_set.FORMAT}-{sizes}'
+  name = f'embedded-{edition(BUILDER_VERSION)}'
+  name += f'-prepared{prepared_set.FORMAT}-{sizes}'
   folder = cache_folder() / name
   if (folder / prepared_set.INFO).exists():
     return str(folder)
