@@ -87,11 +87,13 @@ def make_train_step(
   label_smoothing: float = 0.0,
   z_loss: float = 0.0,
 ):
-  """Returns `(state, batch) -> (state, sums of this step)`.
+  """Returns `(state, batch, key=None) -> (state, sums of this step)`.
 
   The objective is the mean over the batch's target tokens, whatever the number
   of microbatches. Dropout is on when the model's rate is not 0; its key
-  depends on seed and step alone, so that a restart draws the same masks.
+  depends on seed and step alone, so that a restart draws the same masks. Given
+  `key`, the seed's `jax.random.key_data`, the seed is no part of the program,
+  and runs of all seeds share what is compiled.
   """
   use_dropout = model.config.dropout_rate > 0
 
@@ -124,9 +126,11 @@ def make_train_step(
     return jax.lax.scan(body, zeros, (parts, rngs))[0]
 
   def train_step(
-    state: train_state.TrainState, batch: Batch
+    state: train_state.TrainState, batch: Batch, key: Array | None = None
   ) -> tuple[train_state.TrainState, Sums]:
-    rng = jax.random.fold_in(jax.random.key(random_seed), state.step)
+    if key is None:
+      key = jax.random.key_data(jax.random.key(random_seed))
+    rng = jax.random.fold_in(jax.random.wrap_key_data(key), state.step)
     grads, sums = accumulate(state.params, batch, rng)
     tokens = jnp.maximum(sums['weights'], 1.0)
     grads = jax.tree.map(lambda g: g / tokens, grads)

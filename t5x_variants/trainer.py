@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -179,6 +180,8 @@ def train(
           label_smoothing=label_smoothing,
           z_loss=z_loss,
         ),
+        # On the host: the same for every process of a run.
+        random_key=np.asarray(jax.random.key_data(jax.random.key(random_seed))),
         evaluate=evaluate,
         learning_rate=learning_rate,
         batches=batches,

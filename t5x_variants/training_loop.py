@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 import jax
+import numpy as np
 import optax
 
 from t5x_variants import (
@@ -63,6 +64,7 @@ class Loop:
   periods: Periods
   mesh: jax.sharding.Mesh
   train_step: Callable
+  random_key: np.ndarray  # jax.random.key_data, see `make_train_step`.
   evaluate: 'Evaluation'
   learning_rate: optax.Schedule
   batches: data_config.Batches
@@ -98,7 +100,7 @@ class Loop:
           clock = metrics.Clock()
         self.trace.before(step, in_flight)
         with jax.profiler.StepTraceAnnotation('train', step_num=step):
-          state, sums = train_step(state, batch)
+          state, sums = train_step(state, batch, self.random_key)
         # One step ahead of the device and no further: more would only delay
         # the answer to a signal and blur what is waited for.
         jax.block_until_ready(in_flight)
@@ -123,7 +125,7 @@ class Loop:
   def _compile(self, state: train_state.TrainState, batch: Mapping) -> Callable:
     """Compiles the step, which for a large model takes minutes."""
     begun = time.perf_counter()
-    compiled = self.train_step.lower(state, batch).compile()
+    compiled = self.train_step.lower(state, batch, self.random_key).compile()
     return_free_memory()
     metrics.say(
       f'Compiled the training step in {time.perf_counter() - begun:.1f} s.'

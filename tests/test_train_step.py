@@ -276,6 +276,13 @@ def test_dropout_follows_from_seed_and_step_alone():
   assert int(came.step) == 8
   came = came.replace(params=start_sgd().params)
   assert float(run(np.int32(0), came)[1]['loss']) == loss(0, 8)
+  # The seed as an argument, which programs of all seeds have in common.
+  step = train_step.make_train_step(
+    make_model(dropout_rate=0.3), SGD, random_seed=99, num_microbatches=2
+  )
+  key = np.asarray(jax.random.key_data(jax.random.key(1)))
+  state = start_sgd().replace(step=np.int32(7))
+  assert float(jit(step)(state, batch, key)[1]['loss']) == loss(1, 7)
 
 
 @functools.cache
