@@ -60,6 +60,15 @@ def settings(run: str | os.PathLike) -> dict[str, str]:
   return {name: value.strip() for name, value in found}
 
 
+def resolved(bindings: Mapping[str, str], name: str) -> str | None:
+  """A binding's text; of one that refers to a macro (`%X`), the macro's."""
+  seen = set()
+  while (value := bindings.get(name, '')).startswith('%') and name not in seen:
+    seen.add(name)
+    name = value.removeprefix('%')
+  return value or None
+
+
 def variant(bindings: Mapping[str, str]) -> str | None:
   """The variant's name from ACTIVATION and GATED: 'SwiGLU'; None if unset.
 
