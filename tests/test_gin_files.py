@@ -11,7 +11,13 @@ import sys
 import gin
 import pytest
 
-from t5x_variants import activations, gin_utils, topologies, train_state
+from t5x_variants import (
+  activations,
+  gin_utils,
+  sweeps,
+  topologies,
+  train_state,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(
@@ -25,7 +31,8 @@ OTHERS = {
   'runs': 'gin/runs/pretrain.gin',
 }
 FLAG = re.compile(
-  r'--(gin_file|gin_search_paths|gin_bindings|dry_run|topology|gin\.)'
+  r'--(gin_file|gin_search_paths|gin_bindings|dry_run|topology|processes'
+  r'|gin\.)'
 )
 
 
@@ -56,8 +63,12 @@ def head(file):
 
 
 def commands(file):
-  """The commands in a file's head, each as a list of arguments."""
+  """The commands in a file's head, each as a list of arguments.
+
+  `python tools/X.py` is given as `python -m tools.X`.
+  """
   text = re.sub(r'\\\n\s*', ' ', head(file))
+  text = re.sub(r'python3? tools/(\w+)\.py', r'python -m tools.\1', text)
   return [shlex.split(found) for found in re.findall(r'python3? -m .*', text)]
 
 
@@ -181,6 +192,22 @@ def test_it_parses_with_the_other_axes(file, parse_for):
     assert re.search(rf'^{macro} = %gin.REQUIRED', text, re.MULTILINE) or (
       for_t5x(file) and f'--gin.{macro}=' in head(file)
     ), f'{macro} is used, has no value and is not said to be required'
+
+
+@pytest.mark.parametrize('file', of_kind('sweeps'))
+def test_every_command_of_a_sweep_is_complete(file):
+  """One run of each task and stage; runs of others differ in the variant."""
+  parse(file)
+  sweep = gin_utils.configured(sweeps.Sweep)()
+  runs = {
+    run.name.rpartition('/')[0]: run for run in sweeps.plan(sweep, ROOT / 'gin')
+  }
+  assert runs
+  for run in runs.values():
+    files, bindings = values_of(['python', '-m', '', *run.arguments])
+    gin.clear_config()
+    parse(*(ROOT / name for name in files), bindings=bindings)
+    assert gin_utils.missing_macros() == []
 
 
 def names_in(file, seen=()):

@@ -25,7 +25,7 @@ FLOORS = [
   {'for_t5x', 'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
   | {'flops', 'collectives', 'topologies'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'},
-  {'train_state', 'gin_utils', 'runs', 'throughput', 'profiling'}
+  {'train_state', 'gin_utils', 'runs', 'throughput', 'profiling', 'sweeps'}
   | {'selection', 'task_metrics'},
   {'train_step', 'weights'},
   {'programs'},

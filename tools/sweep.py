@@ -1,0 +1,249 @@
+"""Runs a sweep: variants x tasks x seeds of one gin file.
+
+  python tools/sweep.py --gin_file=gin/sweeps/low_data.gin [--processes=2]
+    [--gin.SWEEP_DIR="'runs/low_data'"] [--dry_run]
+
+Each run is a process of its own, `python -m t5x_variants.train ...`, whose
+output goes to log.txt in its run directory, beside command.txt, the command.
+`--dry_run` prints the commands. Stopped in whatever way and started again, the
+sweep goes on: a run whose records say that it is finished is left alone, one
+that was under way goes on from its newest checkpoint. Ctrl-C and SIGTERM are
+passed on, and the runs save before they end.
+
+A run that fails does not end the sweep: what went wrong stands at the end, and
+the exit status is 1. With `--processes=N` N runs share the CPU's cores; on an
+accelerator leave it at 1. Compiled programs are kept in the sweep's folder for
+the runs that follow (JAX_COMPILATION_CACHE_DIR, where it is not set already).
+
+Exit status: 0 all is finished, 1 something failed, 2 the sweep cannot be run
+as it was given, 130 or 143 it was told to stop.
+"""
+
+import dataclasses
+import fcntl
+import os
+import pathlib
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+from absl import flags
+
+from t5x_variants import errors, gin_utils, logs, metrics, preemption, sweeps
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PROGRAM = [sys.executable, '-m', 't5x_variants.train']
+_POLL_SECONDS = 0.2
+
+
+@dataclasses.dataclass
+class Child:
+  """A run that is under way."""
+
+  run: sweeps.Run
+  process: subprocess.Popen
+  begun: float
+
+
+class Scheduler:
+  """The runs of a sweep, and where each stands."""
+
+  def __init__(self, planned: list[sweeps.Run], processes: int, folder: str):
+    self._processes = processes
+    self._environment = _environment(folder, processes)
+    self._waiting = list(planned)
+    self._children: list[Child] = []
+    self._finished: set[str] = set()
+    self._busy: set[str] = set()
+    self._seconds: list[float] = []
+    self._total = len(planned)
+    self.failed: dict[str, str] = {}
+
+  def run(self) -> str:
+    """Runs what is left; the name of the signal that ended it, or ''."""
+    self._leave_out_finished()
+    if self._finished:
+      metrics.say(
+        f'{len(self._finished)} of {self._total} runs are finished already.'
+      )
+    with preemption.StopRequest() as stop:
+      while self._waiting or self._children:
+        if stop:
+          self._pass_on(stop.signal_name)
+          break
+        self._reap()
+        self._start_what_can()
+        time.sleep(_POLL_SECONDS)
+    return stop.signal_name
+
+  def _leave_out_finished(self) -> None:
+    for run in list(self._waiting):
+      if run.finished():
+        self._finished.add(run.name)
+        self._waiting.remove(run)
+
+  def _pass_on(self, name: str) -> None:
+    """Lets the runs save and end."""
+    metrics.say(f'{name}: waiting for {len(self._children)} runs to save.')
+    for child in self._children:
+      child.process.send_signal(getattr(signal, name))
+    for child in self._children:
+      child.process.wait()
+
+  def _start_what_can(self) -> None:
+    for run in list(self._waiting):
+      if run.needs in self.failed:
+        self._waiting.remove(run)
+        self.failed[run.name] = f'not run: it needs {run.needs}'
+        continue
+      if len(self._children) >= self._processes:
+        return
+      if run.needs is None or run.needs in self._finished:
+        self._start(run)
+
+  def _start(self, run: sweeps.Run) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with (run.folder / 'sweep.lock').open('a') as lock:
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except OSError:
+        # What a sweep that was killed has started goes on: ask again later.
+        if run.name not in self._busy:
+          metrics.say(f'{run.name} is under way already: waiting for its end.')
+          self._busy.add(run.name)
+        return
+      self._waiting.remove(run)
+      if run.finished():
+        self._finished.add(run.name)
+        return
+      (run.folder / 'command.txt').write_text(_command(run), encoding='utf-8')
+      with (run.folder / 'log.txt').open('a', encoding='utf-8') as log:
+        process = subprocess.Popen(
+          [*PROGRAM, *run.arguments],
+          stdin=subprocess.DEVNULL,
+          stdout=log,
+          stderr=subprocess.STDOUT,
+          env=self._environment,
+          # The lock is the process's for as long as it lives.
+          pass_fds=[lock.fileno()],
+          # So that Ctrl-C reaches it from here, once.
+          start_new_session=True,
+        )
+    self._children.append(Child(run, process, time.monotonic()))
+
+  def _reap(self) -> None:
+    for child in list(self._children):
+      status = child.process.poll()
+      if status is None:
+        continue
+      self._children.remove(child)
+      name, seconds = child.run.name, time.monotonic() - child.begun
+      if status == 0 and child.run.finished():
+        self._finished.add(name)
+        self._seconds.append(seconds)
+        what = 'finished'
+      else:
+        what = f'exit status {status}' if status else 'stopped before its end'
+        self.failed[name] = f'{what}: {_last_line(child.run.folder)}'
+        what = f'FAILED ({what})'
+      self._say_progress(f'{name} {what} in {seconds:.0f} s')
+
+  def _say_progress(self, what: str) -> None:
+    done = len(self._finished) + len(self.failed)
+    left = self._total - done
+    about = ''
+    if self._seconds and left:
+      mean = sum(self._seconds) / len(self._seconds)
+      minutes = mean * left / self._processes / 60
+      about = f', about {minutes:.0f} min'
+    metrics.say(f'[{done}/{self._total}] {what}; {left} left{about}')
+
+
+def _environment(folder: str, processes: int) -> dict[str, str]:
+  """The environment of the runs."""
+  path = os.pathsep.join(
+    filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))
+  )
+  cache = {
+    'JAX_COMPILATION_CACHE_DIR': os.path.abspath(
+      os.path.join(os.path.expanduser(folder), 'compiled')
+    ),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
+  }
+  return cache | os.environ | {'PYTHONPATH': path}
+
+
+def _command(run: sweeps.Run) -> str:
+  return (
+    shlex.join(['python', '-m', 't5x_variants.train', *run.arguments]) + '\n'
+  )
+
+
+def _check_commands(planned: list[sweeps.Run]) -> None:
+  """Refuses run directories that another command has made."""
+  for run in planned:
+    path = run.folder / 'command.txt'
+    if path.exists():
+      if path.read_text(encoding='utf-8') == _command(run):
+        continue
+      raise errors.UserError(
+        f'{path} is of another command than this sweep has for it:\n  was '
+        f'{path.read_text(encoding="utf-8").strip()}\n  now '
+        f'{_command(run).strip()}\nGive another folder, '
+        '--gin.SWEEP_DIR="\'...\'", or remove what is to be run anew.'
+      )
+    if (run.folder / 'metrics.jsonl').exists():
+      raise errors.UserError(
+        f'{run.folder} is a run directory that no sweep has made: give '
+        'another folder, --gin.SWEEP_DIR="\'...\'".'
+      )
+
+
+def _last_line(folder: pathlib.Path) -> str:
+  """The end of a run's log."""
+  text = (folder / 'log.txt').read_text(encoding='utf-8', errors='replace')
+  lines = text.strip().splitlines() or ['its log is empty']
+  return f'{lines[-1][:300]} ({folder / "log.txt"})'
+
+
+def define_flags() -> None:
+  """Defines the flags that this tool has besides an entry point's."""
+  flags.DEFINE_integer('processes', 1, 'Runs at a time.', lower_bound=1)
+
+
+def main() -> None:
+  """Reads the sweep and runs it."""
+  logs.quiet()
+  chosen = flags.FLAGS
+  gin_utils.parse(chosen.gin_file, chosen.gin_bindings, chosen.gin_search_paths)
+  sweep = gin_utils.configured(sweeps.Sweep)()
+  planned = sweeps.plan(sweep, gin_utils.gin_folder())
+  if chosen.dry_run:
+    print(''.join(_command(run) for run in planned), end='')
+    return
+  _check_commands(planned)
+  begun = time.monotonic()
+  scheduler = Scheduler(planned, chosen.processes, sweep.folder)
+  stopped_by = scheduler.run()
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  metrics.say(
+    f'{time.monotonic() - begun:.0f} s, {used.ru_utime + used.ru_stime:.0f} '
+    'CPU seconds.'
+  )
+  for name, why in scheduler.failed.items():
+    metrics.say(f'FAILED {name}: {why}')
+  if stopped_by:
+    metrics.say(f'{stopped_by}: stopped. The same command goes on from there.')
+    raise SystemExit(128 + getattr(signal, stopped_by))
+  if scheduler.failed:
+    raise SystemExit(1)
+
+
+if __name__ == '__main__':
+  gin_utils.define_flags()
+  define_flags()
+  gin_utils.run(main)
