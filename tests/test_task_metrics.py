@@ -216,6 +216,7 @@ def test_there_may_be_nothing_to_judge(mixture):
     assert why in found.missing()
 
 
+@pytest.mark.slow
 def test_a_split_is_answered_and_scored_in_its_order(
   mixture, checkpoint, tmp_path
 ):
