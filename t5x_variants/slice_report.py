@@ -85,11 +85,11 @@ def program_lines(found) -> list[str]:
       for side in ('encoder', 'decoder')
     )
     lines.append(
-      f'  model TFLOP      {encoder + decoder:8.3f}       a chip and step: '
-      f'{encoder:.3f} for input tokens, {decoder:.3f} for targets'
+      f'  model TFLOP      {encoder + decoder:8.3g}       a chip and step: '
+      f'{encoder:.3g} for input tokens, {decoder:.3g} for targets'
     )
   for kind, size in found['moved'].items():
-    lines.append(f'  {kind:16} {_gib(size)}')
+    lines.append(f'  {kind:16} {size / 1e6:8.2f} MB    moved, a step')
   if not found['moved']:
     lines.append('  nothing moves between devices')
   if found['unknown_loops']:
