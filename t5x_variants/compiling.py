@@ -271,12 +271,14 @@ def with_mesh(plan: Plan, devices: int) -> Plan:
   """The plan with its model axis: as few devices as the batch allows."""
   if plan.model_axis_size is not None:
     return plan
+  unit = plan.num_microbatches
   fitting = [
     size
     for size in range(1, devices + 1)
-    if devices % size == 0 and plan.batch_size % (devices // size) == 0
+    if devices % size == 0 and plan.batch_size % (devices // size * unit) == 0
   ]
-  return dataclasses.replace(plan, model_axis_size=fitting[0])
+  # Where none fits, the check of the batch says what would.
+  return dataclasses.replace(plan, model_axis_size=(fitting or [1])[0])
 
 
 def mesh_for(plan: Plan, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:

@@ -176,4 +176,6 @@ def test_what_cannot_be_is_refused(workshop, settings, message):
 def test_without_a_model_axis_the_batch_decides():
   few = plan(batch_size=4, model_axis_size=None)
   assert compiling.with_mesh(few, 8).model_axis_size == 2
+  parts = plan(batch_size=4, model_axis_size=None, num_microbatches=2)
+  assert compiling.with_mesh(parts, 8).model_axis_size == 4
   assert compiling.with_mesh(plan(model_axis_size=None), 8).model_axis_size == 1

@@ -42,7 +42,6 @@ def precompile(*arguments, files=FILES):
     | {'PYTHONPATH': os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
     capture_output=True,
     text=True,
-    timeout=280,
   )
 
 
@@ -102,8 +101,8 @@ def test_what_does_not_fit_names_a_cure_that_fits():
   seconds = time.monotonic() - begun
   assert result.returncode == 1, result.stderr[-4000:]
   assert 'DOES NOT FIT' in result.stdout
-  # Alone it takes six; a busy machine more.
-  assert seconds < 100
+  # Alone it takes six CPU seconds; a busy machine may need more time.
+  assert seconds < 200
   flags = re.search('Nearest cure.*: add (.*)', result.stdout)[1]
   cured = precompile(*arguments, *shlex.split(flags))
   assert cured.returncode == 0, cured.stdout + cured.stderr[-4000:]

@@ -4,7 +4,8 @@
 #   bash tools/test.sh                       all of the default suite
 #   bash tools/test.sh tests/test_mlp.py -x  what you name, with pytest's flags
 #   bash tools/test.sh -m slow               the slow tests
-#   bash tools/test.sh --tpu                 the kernels through the TPU compiler,
+#   bash tools/test.sh --tpu                 the kernels and a training step
+#                                            through the TPU compiler,
 #                                            which is installed (200 MB)
 #   bash tools/test.sh --t5x                 t5x's launchers, which must be on
 #                                            PYTHONPATH (docs/from_t5x.md)
