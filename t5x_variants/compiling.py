@@ -174,6 +174,7 @@ class Workshop:
       self._tx, self._shapes, where, self.mesh
     )
     self._key = jax.eval_shape(jax.random.key, 0)
+    self._key_data = jax.eval_shape(jax.random.key_data, self._key)
 
   @property
   def device_kind(self) -> str:
@@ -237,7 +238,7 @@ class Workshop:
         label_smoothing=plan.label_smoothing,
         z_loss=plan.z_loss,
       )
-      return step.lower(self.state, self._batch())
+      return step.lower(self.state, self._batch(), self._key_data)
     if program == 'eval':
       step = programs.eval_step(plan.model, plan.num_microbatches)
       return step.lower(self.state.params, self._batch())

@@ -48,7 +48,7 @@ def train_step(
   state: train_state.TrainState,
   **settings,
 ):
-  """The jitted step, `(state, batch) -> (state, sums)`; it takes the state.
+  """The jitted step of `train_step.make_train_step`; it takes the state.
 
   Args:
     model: the network.
