@@ -99,11 +99,11 @@ def fill(compile_missing: bool = True) -> None:
     if file.exists():
       records.append((row, json.loads(file.read_text(encoding='utf-8'))))
   text = table(records)
-  print(text)
-  page.write_text(replaced(page.read_text(encoding='utf-8'), text), 'utf-8')
   missing = len(rows()) - len(records)
   if missing:
-    print(f'{missing} row(s) are not compiled yet.', file=sys.stderr)
+    text += f'\n\n{missing} of {len(rows())} rows are not compiled yet.'
+  print(text)
+  page.write_text(replaced(page.read_text(encoding='utf-8'), text), 'utf-8')
 
 
 def _compile(row: Row, file: pathlib.Path) -> None:
