@@ -8,11 +8,11 @@ disk that fills up or a process that dies leaves the last good step intact.
 
 import logging
 import os
-import pathlib
 from collections.abc import Mapping
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from t5x_variants import errors
 
@@ -24,7 +24,8 @@ class PositionHandler(ocp.CheckpointHandler):
 
   def save(self, directory, args: 'PositionSave') -> None:
     """Writes `args.item` into `directory`."""
-    args.item.save(str(directory))
+    if args.item is not None:
+      args.item.save(str(directory))
 
   def restore(self, directory, args: 'PositionRestore') -> None:
     """Puts `args.item` where it was when `directory` was written."""
@@ -77,6 +78,7 @@ class Checkpoints:
     *,
     max_to_keep: int | None = 3,
     keep_period: int | None = None,
+    with_position: bool = True,
   ):
     """Opens, and if need be makes, the folder.
 
@@ -84,9 +86,12 @@ class Checkpoints:
       directory: absolute path or gs:// URL.
       max_to_keep: the newest so many steps are kept; None keeps all.
       keep_period: steps divisible by it are kept for good.
+      with_position: whether this process writes where it stands in the data;
+        of several that read the same, one does.
     """
     self._directory = directory
     self._kept = _Kept(max_to_keep, keep_period)
+    self._with_position = with_position
     try:
       self._manager = ocp.CheckpointManager(
         directory,
@@ -118,7 +123,8 @@ class Checkpoints:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state), data=PositionSave(position)
+          state=ocp.args.StandardSave(state),
+          data=PositionSave(position if self._with_position else None),
         ),
         force=True,
       )
@@ -199,6 +205,8 @@ class Checkpoints:
         raise  # Whole, but of another run: nothing to set aside.
       except Exception as error:
         # Which exception a damaged file ends in depends on the file.
+        if jax.process_count() > 1:
+          raise self._unreadable(step, error) from error
         self._set_aside(step, error)
     if steps:
       raise errors.UserError(
@@ -208,9 +216,18 @@ class Checkpoints:
       )
     return None
 
+  def _unreadable(self, step: int, error: Exception) -> errors.UserError:
+    """Of several hosts one may read what another cannot: a person decides."""
+    reason = ' '.join(str(error).split())[:200]
+    return errors.UserError(
+      f'Checkpoint of step {step} cannot be read ({type(error).__name__}: '
+      f'{reason}). Move {self._directory}/{step} away and start the same '
+      'command again: the run goes on from the checkpoint before it.'
+    )
+
   def _set_aside(self, step: int, error: Exception) -> None:
     """Moves a broken step out of the way without deleting it."""
-    folder = pathlib.Path(self._directory)
+    folder = epath.Path(self._directory)
     reason = ' '.join(str(error).split())[:200]
     _log.warning(
       'Checkpoint of step %d cannot be read (%s: %s); it is kept as '

@@ -18,6 +18,8 @@ from flax.linen import partitioning
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from t5x_variants import errors
+
 DENSE_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
 
 
@@ -27,6 +29,9 @@ def constrain(x: Array, *axes: str) -> Array:
   Does nothing without logical axis rules or without a mesh. Flax's function
   of this purpose does nothing either under the `with mesh:` of t5x, which it
   no longer looks at; JAX does.
+
+  Raises:
+    errors.UserError: a rule that cannot be followed.
   """
   rules = partitioning.get_axis_rules()
   if not rules:
@@ -37,6 +42,11 @@ def constrain(x: Array, *axes: str) -> Array:
     )
   except RuntimeError:  # There is no mesh.
     return x
+  except ValueError as error:
+    raise errors.UserError(
+      f'An activation of shape {list(x.shape)}, axes {axes}, cannot be laid '
+      f'out by the rules {dict(rules)}: {error}'
+    ) from error
 
 
 class DenseGeneral(nn.Module):

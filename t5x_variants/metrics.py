@@ -9,10 +9,11 @@ import json
 import os
 import pathlib
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 
-from t5x_variants import errors
+from t5x_variants import errors, remote
 
 
 def per_token(sums: Mapping[str, float]) -> dict[str, float]:
@@ -40,13 +41,18 @@ class RunWriter:
     # TensorFlow's own writer costs 0.7 GiB; this one writes the same files.
     import tensorboardX
 
-    self._path = pathlib.Path(model_dir) / 'metrics.jsonl'
+    folder, self._mirror = remote.folder(model_dir), None
+    if remote.is_remote(model_dir):
+      self._mirror = remote.Mirror(folder)
+      self._mirror.fetch('metrics.jsonl')
+      folder = self._mirror.local
+    self._path = folder / 'metrics.jsonl'
     first_written = first_step + 1 if first_step else 0
     # What earlier starts of the run wrote, the dropped records too.
     self.earlier = _drop_from(self._path, first_written)
     self._file = self._path.open('a', encoding='utf-8')
     self._events = tensorboardX.SummaryWriter(
-      str(model_dir), purge_step=first_written
+      str(folder), purge_step=first_written
     )
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
@@ -57,12 +63,20 @@ class RunWriter:
       self._file.flush()
       for name, value in values.items():
         self._events.add_scalar(f'{split}/{name}', value, step)
+      if self._mirror:
+        self._mirror.copy(at_once=False)
     except OSError as error:
       raise errors.UserError(
         f'Cannot write the record of step {step} to {self._path}: '
-        f'{error.strerror}. The checkpoints are intact; make room, then start '
-        'the same command again.'
+        f'{error.strerror or error}. The checkpoints are intact; make room, '
+        'then start the same command again.'
       ) from error
+
+  def flush(self) -> None:
+    """Writes all records to where they stay: a checkpoint is to follow."""
+    if self._mirror:
+      self._events.flush()
+      self._mirror.copy()
 
   def write_text(self, name: str, text: str) -> None:
     """Shows a text (the configuration) in TensorBoard."""
@@ -72,6 +86,8 @@ class RunWriter:
     """Writes what is buffered."""
     self._file.close()
     self._events.close()
+    if self._mirror:
+      self._mirror.close()
 
 
 def _drop_from(path: pathlib.Path, step: int) -> list[dict]:
@@ -103,7 +119,7 @@ def read(run: str | os.PathLike, split: str | None = None) -> list[dict]:
   Raises:
     errors.UserError: the folder has no metrics.jsonl.
   """
-  path = pathlib.Path(run) / 'metrics.jsonl'
+  path = remote.folder(run) / 'metrics.jsonl'
   if not path.exists():
     raise errors.UserError(
       f'{run} is no run directory: it has no metrics.jsonl.'
@@ -118,7 +134,7 @@ def read(run: str | os.PathLike, split: str | None = None) -> list[dict]:
 
 def evaluations(run: str | os.PathLike, until: int) -> list[dict]:
   """The 'eval' records of a run up to a step, of none if it is new."""
-  if not (pathlib.Path(run) / 'metrics.jsonl').exists():
+  if not (remote.folder(run) / 'metrics.jsonl').exists():
     return []
   return [r for r in read(run, 'eval') if r['step'] <= until]
 
@@ -191,6 +207,33 @@ def progress_line(
   return '  '.join([*line, f'{clock} left'])
 
 
+class NoWriter:
+  """In place of a `RunWriter` on all hosts but the first."""
+
+  earlier = ()
+
+  def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """Does nothing."""
+
+  def write_text(self, name: str, text: str) -> None:
+    """Does nothing."""
+
+  def flush(self) -> None:
+    """Does nothing."""
+
+  def close(self) -> None:
+    """Does nothing."""
+
+
+_silent = threading.Event()
+
+
+def silence() -> None:
+  """From now on `say` says nothing: another host does."""
+  _silent.set()
+
+
 def say(line: str) -> None:
   """Prints a line for the person at the terminal, at once."""
-  print(line, file=sys.stderr, flush=True)
+  if not _silent.is_set():
+    print(line, file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ Two mesh axes: `data` (examples) and `model` (heads, width, vocabulary). Model
 code names logical axes only ('embed', 'mlp', ...), as in t5x; rules map them.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -100,6 +101,52 @@ def _laid_out(shape: tuple[int, int], devices) -> np.ndarray:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+  """Which rows of every batch a process reads.
+
+  Attributes:
+    index: of the share.
+    count: of shares; fewer than processes where the model axis is wider than
+      a host, whose rows others need as well.
+    first: whether this process is the first that reads the share.
+  """
+
+  index: int
+  count: int
+  first: bool
+
+
+def data_share(mesh: Mesh, process: int | None = None) -> Share:
+  """The share of a process: the rows that lie on its devices.
+
+  Args:
+    mesh: over the devices of all processes, axes `data` and `model`.
+    process: its index; None is this one.
+
+  Raises:
+    errors.UserError: hosts that share some rows and not others.
+  """
+  process = jax.process_index() if process is None else process
+  rows: dict[int, set[int]] = {}
+  for place, device in np.ndenumerate(mesh.devices):
+    owner = rows.setdefault(device.process_index, set())
+    owner.add(place[mesh.axis_names.index('data')])
+  shares = sorted({tuple(sorted(mine)) for mine in rows.values()})
+  if (
+    sum(map(len, shares)) != mesh.shape['data']
+    or len(set(map(len, shares))) != 1
+  ):
+    raise errors.UserError(
+      f'The mesh {dict(mesh.shape)} over {len(rows)} hosts cuts the batch '
+      'across hosts: make MODEL_AXIS_SIZE a divisor or a multiple of the '
+      f'{len(mesh.local_devices)} devices of a host.'
+    )
+  mine = tuple(sorted(rows[process]))
+  readers = [p for p in sorted(rows) if tuple(sorted(rows[p])) == mine]
+  return Share(shares.index(mine), len(shares), readers[0] == process)
+
+
 def check_batch(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> None:
   """Refuses a batch that the data axis or the microbatches do not divide."""
   unit = mesh.shape['data'] * num_microbatches
@@ -124,13 +171,14 @@ def param_shardings(
     rules: logical axis to mesh axis.
 
   Raises:
-    errors.UserError: a mesh axis does not divide the dimension it shards.
+    errors.UserError: a mesh axis does not divide the dimension it shards, or
+      the rules cannot be followed.
   """
   flat_axes = traverse_util.flatten_dict(axes)
   flat = {}
   for path, shape in traverse_util.flatten_dict(shapes).items():
     names = flat_axes[path]
-    spec = nn.logical_to_mesh_axes(names, rules)
+    spec = _mesh_axes('/'.join(path), names, rules, mesh)
     for name, size, mesh_axes in zip(names, shape.shape, spec, strict=True):
       ways = _ways(mesh, name, mesh_axes)
       if size % ways:
@@ -142,6 +190,31 @@ def param_shardings(
         )
     flat[path] = NamedSharding(mesh, spec)
   return traverse_util.unflatten_dict(flat)
+
+
+def _mesh_axes(
+  parameter: str, names: tuple[str, ...], rules: Rules, mesh: Mesh
+) -> PartitionSpec:
+  """The mesh axes of one parameter; Flax's words for what is wrong, re-said."""
+  where = (
+    f'Parameter {parameter} has the logical axes {names}, and the mesh is '
+    f'{dict(mesh.shape)}'
+  )
+  try:
+    ruled = {name for name, _ in rules}
+    spec = nn.logical_to_mesh_axes(names, rules)
+  except (TypeError, ValueError) as error:
+    raise errors.UserError(
+      f'{where}; the rules {rules} cannot be followed: {error}. Each rule is '
+      "(logical axis, mesh axis), such as ('mlp', 'model'), or has a tuple of "
+      'mesh axes, or None.'
+    ) from error
+  if unruled := [name for name in names if name not in ruled]:
+    raise errors.UserError(
+      f'{where}; there is no rule for {", ".join(map(repr, unruled))}: add '
+      f'({unruled[0]!r}, None) to leave it whole, or name a mesh axis.'
+    )
+  return spec
 
 
 def _ways(mesh: Mesh, name: str, mesh_axes) -> int:

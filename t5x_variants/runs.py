@@ -7,9 +7,12 @@ needs nothing of what the runs needed. What else a run wrote: `metrics.read`.
 import os
 import pathlib
 import re
+import secrets
 from collections.abc import Mapping
 
-from t5x_variants import errors
+from etils import epath
+
+from t5x_variants import errors, remote
 
 # As the papers write them.
 _GATED = {
@@ -126,31 +129,36 @@ def newest_checkpoint(run: str | os.PathLike) -> tuple[int, pathlib.Path]:
   return max(steps), folder / str(max(steps))
 
 
-def make_folder(model_dir: str) -> pathlib.Path:
+def make_folder(model_dir: str) -> pathlib.Path | epath.Path:
   """Makes MODEL_DIR if absent and tries to write to it; its absolute path.
 
   Raises:
-    errors.UserError: no path, remote storage, or not writable.
+    errors.UserError: no path, other storage than gs://, or not writable.
   """
   if not isinstance(model_dir, str) or not model_dir:
     raise errors.UserError(
       f'MODEL_DIR is {model_dir!r}; it must be the path of a folder, quoted: '
       '--gin.MODEL_DIR="\'runs/mine\'".'
     )
-  if '://' in model_dir:
+  if '://' in model_dir and not model_dir.startswith('gs://'):
     raise errors.UserError(
-      f'MODEL_DIR {model_dir} is on remote storage, which records cannot be '
-      'written to yet; use a local folder.'
+      f'MODEL_DIR {model_dir} is on remote storage of a kind that cannot be '
+      'written to; use gs:// or a local folder.'
     )
-  folder = pathlib.Path(os.path.abspath(os.path.expanduser(model_dir)))
+  folder = remote.folder(model_dir)
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / '.writable'
+    # A name of its own: other hosts look at the same time.
+    probe = folder / f'.writable-{secrets.token_hex(8)}'
     probe.touch()
     probe.unlink()
-  except OSError as error:
-    raise errors.UserError(
-      f'MODEL_DIR {model_dir} cannot be written to: {error.strerror}. Choose '
-      'a folder you may write to.'
-    ) from error
+  except Exception as error:
+    # TensorFlow, which reaches buckets, has exceptions of its own.
+    if isinstance(error, OSError) or remote.is_remote(model_dir):
+      raise errors.UserError(
+        f'MODEL_DIR {model_dir} cannot be written to: '
+        f'{getattr(error, "strerror", None) or error}. Choose a folder you may '
+        'write to.'
+      ) from error
+    raise
   return folder

@@ -8,16 +8,16 @@ The four axes of a run are files: a model, a variant, data and the run itself:
     --gin.MODEL_DIR="'runs/swiglu'" --gin.TRAIN_STEPS=500
 """
 
-import pathlib
-
 import gin
 from absl import flags
 
-from t5x_variants import gin_utils, logs, train_state, trainer
+from t5x_variants import gin_utils, hosts, logs, remote, train_state, trainer
 
 gin_utils.define_flags()
+hosts.define_flags()
 # So that --help shows them.
 flags.adopt_module_key_flags(gin_utils)
+flags.adopt_module_key_flags(hosts)
 FLAGS = flags.FLAGS
 
 
@@ -28,15 +28,21 @@ def main() -> None:
   if FLAGS.dry_run:
     dry_run()
     return
-  train = gin_utils.configured(trainer.train)
+  with hosts.joined(FLAGS):
+    train()
+
+
+def train() -> None:
+  """Trains as the gin files say."""
+  configured = gin_utils.configured(trainer.train)
 
   def on_start(writer) -> None:
     text = gin.operative_config_str()
     writer.write_text('config', text)
-    folder = pathlib.Path(gin_utils.macro('MODEL_DIR')).expanduser()
+    folder = remote.folder(gin_utils.macro('MODEL_DIR'))
     (folder / 'config.gin').write_text(text, encoding='utf-8')
 
-  train(on_start=on_start)
+  configured(on_start=on_start)
 
 
 def dry_run() -> None:

@@ -16,6 +16,7 @@ from flax import linen as nn
 from t5x_variants import (
   checkpoints,
   errors,
+  hosts,
   metrics,
   network,
   partitioning,
@@ -98,7 +99,8 @@ def train(
     test_split: at the end the best checkpoint, without `best_metric` the last,
       is evaluated on this split of `eval_dataset`, for a 'test' record.
     frozen: what `optimizer` freezes, see `optimizer.adafactor`; to be printed.
-    on_start: called when all is built and before the first step.
+    on_start: called when all is built and before the first step, on the first
+      host.
 
   Raises:
     errors.UserError: wrong input, a loss that is not finite, a full disk.
@@ -109,15 +111,18 @@ def train(
   errors.check_positive('NUM_MICROBATCHES', num_microbatches)
   partitioning.check_batch(train_dataset.batch_size, mesh, num_microbatches)
   best = selection.Selection(best_metric, early_stopping_patience)
+  share = partitioning.data_share(mesh)
   folder = runs.make_folder(model_dir)
+  hosts.check_shared(folder)
   with jax.set_mesh(mesh), nn.logical_axis_rules(logical_axis_rules):
     shapes, axes = train_state.shapes_and_axes(model)
     tx = optimizer(axes, learning_rate)
     trains = optimizer_lib.what_trains(frozen, shapes)
-    batches = _open(train_dataset, model)
+    batches = _open(train_dataset, model, share)
     evaluation = functools.partial(
       _evaluation,
       model,
+      share,
       mesh,
       programs.eval_step(model, num_microbatches),
       task_decoding,
@@ -131,6 +136,7 @@ def train(
         folder / 'checkpoints',
         max_to_keep=max_to_keep,
         keep_period=keep_period,
+        with_position=share.first,
       )
       stack.callback(saved.close)
       state = _restore_or_create(
@@ -150,9 +156,11 @@ def train(
         saved,
         batches,
       )
-      (folder / 'model-info.txt').write_text(
-        train_state.model_info(shapes, axes), encoding='utf-8'
-      )
+      first = jax.process_index() == 0
+      if first:
+        (folder / 'model-info.txt').write_text(
+          train_state.model_info(shapes, axes), encoding='utf-8'
+        )
       metrics.say(
         f'{train_state.count(shapes):,} parameters on {mesh.size} '
         f'{jax.devices()[0].device_kind} device(s), mesh '
@@ -163,9 +171,10 @@ def train(
       start = int(state.step)
       best.restore(metrics.evaluations(folder, start))
       saved.keep(best.best_step)
-      writer = metrics.RunWriter(folder, start)
+      writer = metrics.RunWriter(folder, start) if first else metrics.NoWriter()
       stack.callback(writer.close)
-      on_start(writer)
+      if first:
+        on_start(writer)
       abstract = jax.tree.map(_abstract, state)
       ended = training_loop.Loop(
         total_steps=total_steps,
@@ -229,37 +238,54 @@ def _restore_or_create(
   # compilers of TPU and GPU have no such switch.
   on_cpu = mesh.devices.flat[0].platform == 'cpu'
   options = {'xla_backend_optimization_level': 0} if on_cpu else None
-  state = jax.jit(
+  create = jax.jit(
     functools.partial(train_state.create, model, tx),
     out_shardings=where,
     compiler_options=options,
-  )(key)
+  )
+  create = create.lower(key).compile()
+  hosts.meet()
+  state = create(key)
   if taken:
     state = train_state.with_weights(state, tx, taken)
   training_loop.return_free_memory()
   return state
 
 
-def _open(dataset: data_config.DatasetConfig, model: network.Transformer):
+def _open(
+  dataset: data_config.DatasetConfig,
+  model: network.Transformer,
+  share: partitioning.Share,
+):
   """Opens this process's share of a split; the vocabulary must fit."""
-  batches = dataset.open(jax.process_index(), jax.process_count())
+  batches = dataset.open(share.index, share.count)
   data_config.check_vocabulary(batches, model.config.vocab_size)
   return batches
 
 
 def _evaluation(
-  model, mesh, eval_step, decoding, dataset, count: int | None = None
+  model, share, mesh, eval_step, decoding, dataset, count: int | None = None
 ) -> training_loop.Evaluation:
   """Evaluation on the first `count` batches of a split, or on all, once."""
   if dataset is None:
     return training_loop.Evaluation(eval_step, [], mesh)
-  batches = _open(dataset, model)
+  batches = _open(dataset, model, share)
   if count is not None:
     # Kept in memory, for each evaluation.
-    batches = list(itertools.islice(batches, count))
+    found = list(itertools.islice(batches, count))
+    # A share may end before another's; all hosts take as many steps.
+    missing = hosts.largest(len(found)) - len(found)
+    batches = found + [batches.padding() for _ in range(missing)]
   tasks = None
   if decoding is not None:
     tasks = task_metrics.Evaluator(model, dataset, decoding, mesh)
+    if tasks.names and jax.process_count() > 1:
+      metrics.say(
+        f'On {jax.process_count()} hosts nothing is decoded: '
+        f'{", ".join(tasks.names)} are not computed. t5x_variants.evaluate '
+        'does it on one host.'
+      )
+      tasks = None
   return training_loop.Evaluation(eval_step, batches, mesh, tasks)
 
 

@@ -14,11 +14,11 @@ import optax
 from t5x_variants import (
   checkpoints,
   errors,
+  hosts,
   metrics,
   partitioning,
   preemption,
   profiling,
-  programs,
   selection,
   task_metrics,
   throughput,
@@ -109,7 +109,7 @@ class Loop:
           self.trace.after(step, in_flight)
         # Asked once: a signal that comes while this step is being saved is
         # answered after the next one.
-        stopping = bool(stop)
+        stopping = stop.reached(step)
         state = self._after(step, state, batch, clock, stopping)
         if stopping:
           self.saved.wait()
@@ -127,6 +127,7 @@ class Loop:
     begun = time.perf_counter()
     compiled = self.train_step.lower(state, batch, self.random_key).compile()
     return_free_memory()
+    hosts.meet()
     metrics.say(
       f'Compiled the training step in {time.perf_counter() - begun:.1f} s.'
     )
@@ -148,6 +149,8 @@ class Loop:
       if evaluate and self._evaluate(step, state):
         save = True
       if save:
+        # What a restart from this step must find.
+        self.writer.flush()
         self.saved.save(step, state, self.batches)
     return state
 
@@ -184,9 +187,13 @@ class Loop:
     }
     self.writer.write(step, 'train', values)
     metrics.say(metrics.progress_line(step, self.total_steps, values))
-    zeros = jax.device_put(
-      train_state.zero_sums(), programs.shardings_of(dict(state.sums))
-    )
+    zeros = {
+      # Not device_put, which asks all hosts whether they put the same.
+      name: jax.make_array_from_callback(
+        (), leaf.sharding, lambda _: np.zeros((), np.float32)
+      )
+      for name, leaf in state.sums.items()
+    }
     return state.replace(sums=zeros)
 
   def _evaluate(self, step: int, state: train_state.TrainState) -> bool:
@@ -241,6 +248,7 @@ class Evaluation:
       tasks: decodes the split's examples for the metrics of tasks.
     """
     self._eval_step = eval_step
+    self._compiled = None
     self._held_out = held_out
     self._mesh = mesh
     self._tasks = tasks
@@ -258,10 +266,13 @@ class Evaluation:
     """FIGURES per target token, metrics of tasks; {} without a split."""
     if not self._held_out:
       return {}
-    sums = [
-      self._eval_step(params, partitioning.global_batch(batch, self._mesh))
-      for batch in self._held_out
-    ]
+    sums = []
+    for batch in self._held_out:
+      batch = partitioning.global_batch(batch, self._mesh)
+      if self._compiled is None:
+        self._compiled = self._eval_step.lower(params, batch).compile()
+        hosts.meet()
+      sums.append(self._compiled(params, batch))
     sums = jax.tree.map(lambda *x: sum(map(float, x)), *jax.device_get(sums))
     found = metrics.per_token(sums)
     return found if self._tasks is None else found | self._tasks(params)

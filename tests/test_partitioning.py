@@ -1,14 +1,18 @@
 """Where parameters, optimizer state and batches lie on eight devices."""
 
+import types
+
 import jax
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_variants import (
   errors,
+  layers,
   network,
   optimizer,
   partitioning,
@@ -254,3 +258,75 @@ def test_a_batch_s_rows_are_spread_over_data_alone():
   for shard in batch['tokens'].addressable_shards:
     assert shard.data.shape == (4, 3)
     np.testing.assert_array_equal(shard.data, rows[shard.index])
+
+
+@pytest.mark.parametrize(
+  'rules, words',
+  [
+    ([('embed', 'model')], "no rule for 'mlp': add ('mlp', None)"),
+    ([('embed', 'model', 1), ('mlp', None)], 'cannot be followed'),
+    ({'embed': 'model', 'mlp': None}, 'cannot be followed'),
+  ],
+)
+def test_rules_that_cannot_be_followed_name_the_parameter(rules, words):
+  with pytest.raises(errors.UserError) as error:
+    shard(rules)
+  message = str(error.value)
+  assert words in message
+  assert "Parameter w has the logical axes ('embed', 'mlp')" in message
+  assert "{'data': 2, 'model': 4}" in message
+
+
+def test_a_rule_that_an_activation_cannot_follow_names_it():
+  rules = [('batch', 'data'), ('length', 'modle'), ('embed', None)]
+
+  def constrained(x):
+    return layers.constrain(x, 'batch', 'length', 'embed')
+
+  with jax.set_mesh(partitioning.make_mesh(4)), nn.logical_axis_rules(rules):
+    with pytest.raises(errors.UserError) as error:
+      jax.jit(constrained).lower(np.zeros((2, 6, 3)))
+  message = str(error.value)
+  assert "shape [2, 6, 3], axes ('batch', 'length', 'embed')" in message
+  assert "'length': 'modle'" in message and "'model'" in message
+
+
+class Device:
+  """Stands in for a device of a process."""
+
+  def __init__(self, process_index):
+    self.process_index = process_index
+
+
+def share(rows, process):
+  """The share of a process in a mesh written as the processes of its rows."""
+  devices = np.array([[Device(p) for p in row] for row in rows])
+  mesh = types.SimpleNamespace(
+    devices=devices,
+    axis_names=('data', 'model'),
+    shape=dict(zip(('data', 'model'), devices.shape, strict=True)),
+    local_devices=[None] * (devices.size // len(set(np.ravel(rows)))),
+  )
+  found = partitioning.data_share(mesh, process)
+  return found.index, found.count, found.first
+
+
+def test_each_process_reads_the_rows_of_its_devices():
+  one_each = [[0], [0], [1], [1]]
+  assert [share(one_each, p) for p in (0, 1)] == [(0, 2, True), (1, 2, True)]
+  # A model axis of two hosts' devices: both need the same rows, one saves.
+  wide = [[0, 0, 1, 1], [2, 2, 3, 3]]
+  assert [share(wide, p) for p in range(4)] == [
+    (0, 2, True),
+    (0, 2, False),
+    (1, 2, True),
+    (1, 2, False),
+  ]
+  # As links run on a slice: rows of a host need not stand together.
+  ring = [[0], [1], [1], [0]]
+  assert [share(ring, p) for p in (0, 1)] == [(0, 2, True), (1, 2, True)]
+
+
+def test_hosts_that_share_some_rows_only_are_refused():
+  with pytest.raises(errors.UserError, match='cuts the batch across hosts'):
+    share([[0, 0, 0], [0, 1, 1], [1, 1, 1]], 0)

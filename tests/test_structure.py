@@ -23,9 +23,10 @@ FLOORS = [
   {'stacks'},
   {'network'},
   {'for_t5x', 'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
-  | {'flops', 'collectives', 'topologies'}
+  | {'flops', 'collectives', 'topologies', 'peers', 'remote'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'},
   {'train_state', 'gin_utils', 'runs', 'throughput', 'profiling', 'sweeps'}
+  | {'hosts'}
   | {'selection', 'task_metrics'},
   {'train_step', 'weights'},
   {'programs'},

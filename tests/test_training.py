@@ -182,7 +182,7 @@ def test_what_a_run_directory_holds(unbroken):
     ({'model_dir': 500}, 'MODEL_DIR is 500; it must be the path'),
     ({'num_microbatches': 3}, 'must be a multiple of 3'),
     ({'dataset': Numbered(batch_size=6), 'mesh': (4, 1)}, 'multiple of 4'),
-    ({'model_dir': 'gs://bucket/run'}, 'on remote storage'),
+    ({'model_dir': 's3://bucket/run'}, 'on remote storage'),
     (
       {'model_dir': '/dev/null/run'},
       'MODEL_DIR /dev/null/run cannot be written',

@@ -14,11 +14,11 @@ import atexit
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 
 import grain
 import numpy as np
+from etils import epath
 
 from t5x_variants.data import noise, positions, prepared_set, rows
 from t5x_variants.errors import UserError
@@ -220,20 +220,20 @@ class Batches:
     """Writes the position to a folder; the first shard does it for all."""
     if self._shard_index == 0:
       state = {'example': self._position, 'built_with': self._built_with}
-      os.makedirs(directory, exist_ok=True)
-      path = pathlib.Path(directory, _POSITION)
-      path.write_text(json.dumps(state), encoding='utf-8')
+      folder = epath.Path(directory)
+      folder.mkdir(parents=True, exist_ok=True)
+      (folder / _POSITION).write_text(json.dumps(state))
 
   def restore(self, directory: str | os.PathLike) -> None:
     """Goes on with the batch that followed when the position was saved."""
-    path = pathlib.Path(directory, _POSITION)
+    path = epath.Path(directory) / _POSITION
     if not path.exists() and list(path.parent.glob('data-*.json')):
       raise UserError(
         f'the data position in {path.parent} is that of a seqio task and this'
         ' run reads prepared data: take the gin/data file it was made with, or'
         ' start anew in another MODEL_DIR'
       )
-    state = json.loads(path.read_text(encoding='utf-8'))
+    state = json.loads(path.read_text())
     positions.check_built_alike(
       directory, state['built_with'], self._built_with
     )
