@@ -279,13 +279,6 @@ def _evaluation(
   tasks = None
   if decoding is not None:
     tasks = task_metrics.Evaluator(model, dataset, decoding, mesh)
-    if tasks.names and jax.process_count() > 1:
-      metrics.say(
-        f'On {jax.process_count()} hosts nothing is decoded: '
-        f'{", ".join(tasks.names)} are not computed. t5x_variants.evaluate '
-        'does it on one host.'
-      )
-      tasks = None
   return training_loop.Evaluation(eval_step, batches, mesh, tasks)
 
 
