@@ -1,9 +1,9 @@
 """A run on several hosts, one process each: they meet, and they end together.
 
-On TPU and under Slurm JAX finds the other hosts itself; elsewhere every host
-is told by flags where host 0 is, how many there are and which one it is. Names
-of the flags are t5x's. What an error of one host ends in, and a host that
-dies, all others are told (`peers`).
+On TPU JAX finds the other hosts itself, and with --multiprocess_gpu under Slurm
+and Open MPI; elsewhere every host is told by flags where host 0 is, how many
+there are and which one it is. Names of the flags are t5x's. What one host fails
+of, and which one has died, all others are told (`peers`).
 """
 
 import contextlib
@@ -52,7 +52,10 @@ def define_flags() -> None:
     'Seconds without a sign of life after which a process counts as dead.',
   )
   flags.DEFINE_bool(
-    'multiprocess_gpu', False, 'As in t5x; --coordinator_address says it too.'
+    'multiprocess_gpu',
+    False,
+    'There are several processes. Without --coordinator_address JAX looks for '
+    'them (Slurm, Open MPI); on TPU it always does.',
   )
 
 
@@ -70,10 +73,9 @@ def joined(chosen: flags.FlagValues) -> Iterator[None]:
   if found is None:
     yield
     return
-  if jax.process_index():
-    metrics.silence()
-  found.watch()
   try:
+    if jax.process_index():
+      metrics.silence()
     meet()
     yield
   except errors.UserError as error:
@@ -105,7 +107,7 @@ def _join(chosen) -> peers.Peers | None:
     'shutdown_timeout_seconds': 2 * silence,
   }
   given = chosen.coordinator_address, chosen.process_count, chosen.process_index
-  if any(value is not None for value in given) or chosen.multiprocess_gpu:
+  if any(value is not None for value in given):
     host, port = _check(*given)
     count, index = chosen.process_count, chosen.process_index
     if count == 1:
@@ -115,14 +117,20 @@ def _join(chosen) -> peers.Peers | None:
       found.gather_as_first(peers.listen(port + 1), timeout)
     else:
       found.gather_as_other(host, port + 1, timeout)
+    found.watch()
     jax.distributed.initialize(*given, **options)
     return found
-  if not _may_be_a_pod():
+  if not chosen.multiprocess_gpu and not _may_be_a_pod():
     return None
   try:
     jax.distributed.initialize(**options)
-  except ValueError:
-    return None  # One machine, of which no cluster knows.
+  except ValueError as error:
+    if not chosen.multiprocess_gpu:
+      return None  # One machine, of which no cluster knows.
+    raise errors.UserError(
+      'JAX finds no other hosts here: give --coordinator_address=HOST:PORT, '
+      '--process_count and --process_index as well.'
+    ) from error
   return _meet(silence, timeout)
 
 
@@ -166,15 +174,25 @@ def _meet(silence: float, timeout: float) -> peers.Peers | None:
   listener = peers.listen(0) if index == 0 else None
   mine = np.zeros(5, np.int32)
   if listener is not None:
-    address = socket.gethostbyname(socket.gethostname())
-    mine[:] = [*map(int, address.split('.')), listener.getsockname()[1]]
+    mine[:] = [*map(int, _own_address().split('.')), listener.getsockname()[1]]
   *address, port = map(int, multihost_utils.broadcast_one_to_all(mine))
   found = peers.Peers(index, count, silence)
   if listener is not None:
     found.gather_as_first(listener, timeout)
   else:
     found.gather_as_other('.'.join(map(str, address)), port, timeout)
+  found.watch()
   return found
+
+
+def _own_address() -> str:
+  """This host's address on the network that leads to others."""
+  with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    try:
+      probe.connect(('10.255.255.255', 1))  # Sends nothing.
+      return probe.getsockname()[0]
+    except OSError:
+      return '127.0.0.1'  # There is no network.
 
 
 def meet() -> None:

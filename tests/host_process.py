@@ -12,6 +12,7 @@ import pathlib
 import sys
 
 import numpy as np
+import optax
 import small_run
 from absl import flags
 
@@ -109,6 +110,9 @@ def train(options, rank):
     eval_dataset=data_config.DatasetConfig(
       **training | data | {'split': 'validation', 'num_epochs': 1}
     ),
+    # A small program: compiling it is most of what a process costs.
+    dropout_rate=0.0,
+    optimizer=lambda axes, rate: optax.adam(1e-2),
     mesh=partitioning.make_mesh(options.get('model_axis', 1)),
     logical_axis_rules=partitioning.standard_logical_axis_rules(
       options.get('dims', 1)

@@ -85,7 +85,14 @@ def mesh_of(data, model=1):
   )
 
 
-def run(model_dir, steps, dataset=None, activation='rational', **options):
+def run(
+  model_dir,
+  steps,
+  dataset=None,
+  activation='rational',
+  dropout_rate=0.1,
+  **options,
+):
   """Trains a very small model; returns the training records."""
   config = network.T5Config(
     vocab_size=VOCAB,
@@ -96,7 +103,7 @@ def run(model_dir, steps, dataset=None, activation='rational', **options):
     head_dim=4,
     mlp_dim=12,
     activation=activation,
-    dropout_rate=0.1,
+    dropout_rate=dropout_rate,
   )
 
   def rule(axes, learning_rate):

@@ -197,7 +197,7 @@ def test_a_port_that_is_taken():
   [
     ({'process_count': 2, 'process_index': 0}, 'all three; given are None, 2'),
     ({'coordinator_address': 'a:1'}, 'all three'),
-    ({'multiprocess_gpu': True}, 'all three'),
+    ({'multiprocess_gpu': True}, 'JAX finds no other hosts here'),
     (
       {'coordinator_address': 'a', 'process_count': 2, 'process_index': 0},
       "is 'a'; it must be HOST:PORT",
