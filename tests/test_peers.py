@@ -5,6 +5,7 @@ import threading
 import time
 import types
 
+import jax
 import pytest
 
 from t5x_variants import errors, hosts, peers
@@ -192,12 +193,21 @@ def test_a_port_that_is_taken():
       peers.listen(taken.getsockname()[1])
 
 
+FLAGS = {
+  'coordinator_address': None,
+  'process_count': None,
+  'process_index': None,
+  'multiprocess_gpu': False,
+  'initialization_timeout': 300,
+  'heartbeat_timeout': 45,
+}
+
+
 @pytest.mark.parametrize(
   'values, words',
   [
     ({'process_count': 2, 'process_index': 0}, 'all three; given are None, 2'),
     ({'coordinator_address': 'a:1'}, 'all three'),
-    ({'multiprocess_gpu': True}, 'JAX finds no other hosts here'),
     (
       {'coordinator_address': 'a', 'process_count': 2, 'process_index': 0},
       "is 'a'; it must be HOST:PORT",
@@ -223,15 +233,23 @@ def test_a_port_that_is_taken():
   ],
 )
 def test_flags_that_do_not_fit(values, words):
-  chosen = {
-    'coordinator_address': None,
-    'process_count': None,
-    'process_index': None,
-    'multiprocess_gpu': False,
-    'initialization_timeout': 300,
-    'heartbeat_timeout': 45,
-  }
+  chosen = types.SimpleNamespace(**FLAGS | values)
   with pytest.raises(errors.UserError) as error:
-    with hosts.joined(types.SimpleNamespace(**chosen | values)):
+    with hosts.joined(chosen):
       pass
   assert words in str(error.value)
+
+
+def test_no_cluster_that_jax_knows(monkeypatch):
+  def initialize(**options):
+    raise ValueError('coordinator_address should be defined.')
+
+  monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+  chosen = types.SimpleNamespace(**FLAGS | {'multiprocess_gpu': True})
+  with pytest.raises(errors.UserError, match='JAX finds no other hosts here'):
+    with hosts.joined(chosen):
+      pass
+  # On a machine that may be a slice's only host, no error.
+  monkeypatch.setattr(hosts, '_may_be_a_pod', lambda: True)
+  with hosts.joined(types.SimpleNamespace(**FLAGS)):
+    pass
