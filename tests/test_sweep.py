@@ -317,6 +317,44 @@ def test_dry_run_prints_the_commands_and_writes_nothing(sweeper):
   )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_low_data_sweep_itself_killed_and_started_again(tmp_path):
+  """Real runs, of a few steps; the report has a number in every cell."""
+  command = [
+    *(sys.executable, str(ROOT / 'tools/sweep.py'), '--processes=2'),
+    *('--gin_file=gin/sweeps/low_data.gin', "--gin.SWEEP_DIR='out'"),
+    *("--gin.VARIANTS=['gelu', 'swiglu']", '--gin.SEEDS=[0, 1]'),
+    "--gin.PRETRAIN_STEPS='TRAIN_STEPS=6'",
+    "--gin.FINETUNE_STEPS='TRAIN_STEPS=6'",
+  ]
+  options = {
+    'cwd': tmp_path,
+    'env': os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
+  }
+  process = subprocess.Popen(command, start_new_session=True, **options)
+  first = [
+    tmp_path / f'out/pretrain/prepared/{v}-0' for v in ('gelu', 'swiglu')
+  ]
+  while not all((run / 'checkpoints/6').exists() for run in first):
+    assert process.poll() is None
+    time.sleep(0.1)
+  process.kill()
+  process.wait()
+  before = [(run / 'metrics.jsonl').read_bytes() for run in first]
+  assert subprocess.run(command, **options).returncode == 0
+  assert [(run / 'metrics.jsonl').read_bytes() for run in first] == before
+  done = subprocess.run(
+    [sys.executable, str(ROOT / 'tools/report.py'), 'out/finetune'],
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+    **options,
+  )
+  assert 'embedded_questions f1' in done.stdout and '(n 2)' in done.stdout
+  assert 'not run' not in done.stdout
+
+
 def kill_orphans(sweeper):
   """Ends what was started and has not ended."""
   ended = {run for run, _ in sweeper.ledger('end')}

@@ -62,6 +62,7 @@ class Result:
     seed: RANDOM_SEED.
     steps: TRAIN_STEPS.
     values: number by column, 'loss' or 'TASK/METRIC'.
+    tested: whether they are of a 'test' record.
   """
 
   folder: pathlib.Path
@@ -69,6 +70,7 @@ class Result:
   seed: str
   steps: int
   values: Mapping[str, float]
+  tested: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +161,6 @@ def read(folder: pathlib.Path) -> Result | None:
   if not values:
     figures.note(f'{folder} was not evaluated yet and is left out.')
     return None
-  if not tested:
-    figures.note(f"{folder} has no 'test' record: its best 'eval' is taken.")
   task = folder.resolve().parent.name
   return Result(
     folder,
@@ -168,6 +168,7 @@ def read(folder: pathlib.Path) -> Result | None:
     runs.resolved(settings, 'RANDOM_SEED') or '0',
     int(runs.resolved(settings, 'TRAIN_STEPS') or 0),
     {_named(key, task): value for key, value in values.items()},
+    bool(tested),
   )
 
 
@@ -451,6 +452,10 @@ def main(arguments: list[str] | None = None) -> None:
   results = [result for result in map(read, find(options.runs)) if result]
   if not results:
     raise errors.UserError('None of the runs was evaluated yet.')
+  if any(result.tested for result in results):
+    for result in results:
+      if not result.tested:
+        figures.note(f"{result.folder} has no 'test' record as others have.")
   tables = [paper_table(name, options.baseline) for name in options.table]
   tables = tables or [own_table(results, options.baseline, options.title)]
   text = '\n'.join(filled(table, results) for table in tables)
