@@ -8,6 +8,9 @@ Library modules do not import gin: files open with
 
 import difflib
 import gc
+
+# gin looks for files in packages with it, and leaves importing it to others.
+import importlib.util  # noqa: F401
 import logging
 import pathlib
 import re

@@ -307,6 +307,12 @@ def test_a_folder_of_another_sweep_is_left_alone(sweeper):
   assert status == 2 and 'that no sweep has made' in text
 
 
+def test_a_folder_that_cannot_be_written_is_said(sweeper):
+  (sweeper.folder / 'out').write_text('no folder')
+  status, text = sweeper.run()
+  assert status == 2 and 'SWEEP_DIR out cannot be written to' in text
+
+
 def test_dry_run_prints_the_commands_and_writes_nothing(sweeper):
   status, text = sweeper.run('--dry_run')
   assert status == 0 and not (sweeper.folder / 'out').exists()

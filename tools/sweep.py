@@ -203,6 +203,18 @@ def _check_commands(planned: list[sweeps.Run]) -> None:
       )
 
 
+def _check_writable(folder: str) -> None:
+  try:
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    (pathlib.Path(folder) / '.writable').touch()
+    (pathlib.Path(folder) / '.writable').unlink()
+  except OSError as error:
+    raise errors.UserError(
+      f'SWEEP_DIR {folder} cannot be written to: {error.strerror}. Choose a '
+      'folder you may write to.'
+    ) from error
+
+
 def _last_line(folder: pathlib.Path) -> str:
   """The end of a run's log."""
   text = (folder / 'log.txt').read_text(encoding='utf-8', errors='replace')
@@ -226,6 +238,7 @@ def main() -> None:
     print(''.join(_command(run) for run in planned), end='')
     return
   _check_commands(planned)
+  _check_writable(sweep.folder)
   begun = time.monotonic()
   scheduler = Scheduler(planned, chosen.processes, sweep.folder)
   stopped_by = scheduler.run()
