@@ -323,6 +323,22 @@ def test_dry_run_prints_the_commands_and_writes_nothing(sweeper):
   )
 
 
+def test_the_shipped_sweeps_are_found_from_any_folder(tmp_path):
+  for sweep in (ROOT / 'gin/sweeps').glob('*.gin'):
+    done = subprocess.run(
+      [
+        *(sys.executable, str(ROOT / 'tools/sweep.py'), '--dry_run'),
+        f'--gin_file=gin/sweeps/{sweep.name}',
+      ],
+      cwd=tmp_path,
+      env=os.environ | {'PYTHONPATH': str(ROOT)},
+      stdout=subprocess.PIPE,
+      text=True,
+      check=True,
+    )
+    assert 'python -m t5x_variants.train' in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_low_data_sweep_itself_killed_and_started_again(tmp_path):
