@@ -26,6 +26,7 @@ import pathlib
 import resource
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -58,7 +59,7 @@ class Scheduler:
     self._children: list[Child] = []
     self._finished: set[str] = set()
     self._busy: set[str] = set()
-    self._seconds: list[float] = []
+    self._seconds: dict[str, list[float]] = {}  # By stage.
     self._total = len(planned)
     self.failed: dict[str, str] = {}
 
@@ -143,7 +144,7 @@ class Scheduler:
       name, seconds = child.run.name, time.monotonic() - child.begun
       if status == 0 and child.run.finished():
         self._finished.add(name)
-        self._seconds.append(seconds)
+        self._seconds.setdefault(_stage(name), []).append(seconds)
         what = 'finished'
       else:
         what = f'exit status {status}' if status else 'stopped before its end'
@@ -156,10 +157,20 @@ class Scheduler:
     left = self._total - done
     about = ''
     if self._seconds and left:
-      mean = sum(self._seconds) / len(self._seconds)
-      minutes = mean * left / self._processes / 60
+      minutes = self._seconds_left() / self._processes / 60
       about = f', about {minutes:.0f} min'
     metrics.say(f'[{done}/{self._total}] {what}; {left} left{about}')
+
+  def _seconds_left(self) -> float:
+    """What is left, by the mean of the runs of its stage, or of all."""
+    means = {name: statistics.fmean(s) for name, s in self._seconds.items()}
+    overall = statistics.fmean(means.values())
+    runs = [*self._waiting, *(child.run for child in self._children)]
+    return sum(means.get(_stage(run.name), overall) for run in runs)
+
+
+def _stage(name: str) -> str:
+  return name.partition('/')[0]
 
 
 def _environment(folder: str, processes: int) -> dict[str, str]:
