@@ -247,6 +247,11 @@ def _raise_missing(lines: list[str]) -> None:
 def _cure(macro: str) -> str:
   """Says how a macro gets its value: by a shipped file, or by a flag."""
   files = gin_hints.files_setting(gin_folder(), macro, required=False)
+  if set(gin_hints.files_setting(gin_folder(), macro, required=True)) - set(
+    files
+  ):
+    # A file asks for it to be given: another that sets it is for other runs.
+    files = []
   folders = sorted({file.split('/')[1] for file in files})
   for folder in folders:
     if folder in ('models', 'variants', 'data', 'runs'):
