@@ -145,6 +145,20 @@ def test_without_a_test_record_the_best_evaluation_counts(
   assert table == {'': [['loss']], 'GELU': [['2.5000 (n 1)']]}
 
 
+def test_a_run_under_way_does_not_count_among_tested_ones(
+  report, capsys, sweep
+):
+  early = (
+    ('eval', 0, {'task/accuracy': 0.0}),
+    ('eval', 5, {'task/accuracy': 1.0}),
+  )
+  write(sweep, 'finetune/sentences/rational-1', 'rational', 1, *early)
+  write(sweep, 'finetune/sentences/swiglu-3', 'swiglu', 3, early[0])
+  table = cells(run(report, capsys, sweep))
+  assert table['Rational'][1][0] == '66.00 (n 1)'
+  assert table['SwiGLU'][1][0].endswith('(n 3)')
+
+
 def test_the_glu_paper_s_first_table(report, capsys, tmp_path):
   for seed, loss in enumerate((2.0, 2.02, 1.98)):
     name = f'runs/relu-{seed}'

@@ -6,10 +6,10 @@
 Given are run directories, or folders below which they lie. Rows are variants,
 columns tasks and their metrics; runs with a part frozen by a name, as the arms
 of gin/runs/low_data.gin, have rows of their own. A run's number is that of its
-'test' record; where it has none, the best of its 'eval' records (of a loss the
-lowest, of any other metric the highest). Read are metrics.jsonl and config.gin,
-no more; a run on one task is of the task whose name its folder's folder has, as
-tools/sweep.py names them.
+'test' record; where no run of a column has one, the best of its 'eval' records
+after step 0 (of a loss the lowest, of any other metric the highest). Read are
+metrics.jsonl and config.gin, no more; a run on one task is of the task whose
+name its folder's folder has, as tools/sweep.py names them.
 
 A cell is the mean over seeds, the sample standard deviation s and the number
 of seeds n. Below it stands the difference to the baseline, d = x - x_baseline
@@ -157,7 +157,9 @@ def read(folder: pathlib.Path) -> Result | None:
       'the run of no variant.'
     )
   tested, evaluated = (metrics.read(folder, s) for s in ('test', 'eval'))
-  values = best(list(map(with_averages, tested[-1:] or evaluated)))
+  values = best(
+    list(map(with_averages, tested[-1:] or [r for r in evaluated if r['step']]))
+  )
   if not values:
     figures.note(f'{folder} was not evaluated yet and is left out.')
     return None
@@ -224,11 +226,14 @@ def gather(results: Sequence[Result], column: Column) -> dict[str, dict]:
     }
   found: dict[str, dict[str, float]] = {}
   homes: dict[tuple[str, str], pathlib.Path] = {}
-  for result in results:
-    if column.key not in result.values:
-      continue
-    if column.steps is not None and result.steps != column.steps:
-      continue
+  fitting = [
+    result
+    for result in results
+    if column.key in result.values and column.steps in (None, result.steps)
+  ]
+  # Where some were tested, the others have not come to their end yet.
+  tested = [result for result in fitting if result.tested]
+  for result in tested or fitting:
     place = result.row, result.seed
     if place in homes:
       raise errors.UserError(
@@ -455,7 +460,7 @@ def main(arguments: list[str] | None = None) -> None:
   if any(result.tested for result in results):
     for result in results:
       if not result.tested:
-        figures.note(f"{result.folder} has no 'test' record as others have.")
+        figures.note(f"{result.folder} has no 'test' record yet.")
   tables = [paper_table(name, options.baseline) for name in options.table]
   tables = tables or [own_table(results, options.baseline, options.title)]
   text = '\n'.join(filled(table, results) for table in tables)
