@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import tempfile
 import warnings
 
@@ -18,6 +19,11 @@ if 'PYTEST_XDIST_WORKER' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '0'
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and
+# so all that they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import gin  # noqa: E402
 import hypothesis  # noqa: E402
