@@ -16,6 +16,7 @@ _NO_PARAMETER = re.compile(
   r"Configurable '(.+?)' doesn't have a parameter named '(.+?)'"
 )
 _NO_FUNCTION = re.compile(r"No configurable matching (?:reference )?'@?(.+?)'")
+_INCLUDE = re.compile(r"^include '(.+?)'", re.MULTILINE)
 # Where in the configuration it was, which gin appends.
 _WHERE = re.compile(r'\n *In (?:file "(.+?)", |bindings string )line (\d+)')
 
@@ -35,14 +36,20 @@ def files(folder: pathlib.Path, kind: str = '*') -> list[str]:
 def files_setting(
   folder: pathlib.Path, macro: str, *, required: bool
 ) -> list[str]:
-  """The shipped files that set a macro, or with `required` ask for it."""
+  """The shipped files that set a macro, or with `required` ask for it.
+
+  To set it, it is enough to include a file that does.
+  """
   unless = '' if required else r'(?!\s*%gin\.REQUIRED)'
   sets_it = re.compile(rf'^{re.escape(macro)}\s*={unless}', re.MULTILINE)
-  return [
-    name
-    for name in files(folder)
-    if sets_it.search((folder.parent / name).read_text(encoding='utf-8'))
-  ]
+
+  def does(name: str) -> bool:
+    text = (folder.parent / name).read_text(encoding='utf-8')
+    if sets_it.search(text):
+      return True
+    return not required and any(map(does, _INCLUDE.findall(text)))
+
+  return [name for name in files(folder) if does(name)]
 
 
 def run_files(folder: pathlib.Path, function) -> list[str]:

@@ -56,6 +56,9 @@ def register(name, train=TRAIN):
     )
 
   feature = seqio.Feature(vocabularies.byte(), add_eos=True)
+  # pytest-xdist may bring a module back to a process that had it before.
+  if name in seqio.TaskRegistry.names():
+    return name
   seqio.TaskRegistry.add(
     name,
     source=seqio.FunctionDataSource(rows, splits=['train', 'dev', 'dev2']),
