@@ -129,7 +129,7 @@ def test_a_death_is_told_to_all_by_name(cluster, dead):
 
 
 def test_silence_is_death(cluster, monkeypatch):
-  run = cluster(3, silence=0.5)
+  run = cluster(3, silence=2.0)
   monkeypatch.setattr(run.ends[1], '_beat', lambda: None)
   run.watch()
   for index, (sentence, _) in run.wait_for(3).items():
@@ -150,7 +150,7 @@ def test_what_one_host_fails_of_all_are_told(cluster, failing):
 
 
 def test_who_is_missing_is_named_on_all_hosts(cluster):
-  run = cluster(4, present=[0, 2], timeout=0.5)
+  run = cluster(4, present=[0, 2], timeout=2.0)
   assert len(run.errors) == 2
   for sentence in run.errors.values():
     assert 'host(s) 1, 3 of 4 are missing' in sentence
