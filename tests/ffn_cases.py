@@ -72,11 +72,11 @@ def by_reference(activation, gated, save, **kwargs):
 
 
 def by_kernel(activation, gated, save, cut='small', interpret=True):
+  """Interpreted in small pieces; `cut` None: in those of a v5e."""
   if cut == 'small':
     cut = SMALL_ROWS if activation.kind == 'rowwise' else SMALL
-  block = sharded.Block(
-    activation, gated, save, tiles.INTERPRETED, None, interpret, cut
-  )
+  chip = tiles.CHIPS['TPU v5e']
+  block = sharded.Block(activation, gated, save, chip, None, interpret, cut)
   return functools.partial(sharded.ffn, block)
 
 

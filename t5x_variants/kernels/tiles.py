@@ -27,7 +27,8 @@ SUBLANES = 16  # of a bfloat16 tile
 class Chip:
   """A TPU generation.
 
-  VMEM of a core, cores of a device, rows of a tile, columns of a block.
+  VMEM of a core, cores of a device, rows of a tile, columns of a block, and
+  whether a chunk must fit the registers.
   """
 
   name: str
@@ -35,6 +36,7 @@ class Chip:
   cores: int
   rows: int
   width: int = 256
+  registers: bool = True
 
 
 # By the name JAX gives the device.
@@ -48,8 +50,9 @@ CHIPS = {
   'TPU v6e': Chip('v6e', 128 * MIB, 1, 512, 512),
   'TPU7x': Chip('7x', 64 * MIB, 1, 512),
 }
-# Interpreted, nothing is short.
-INTERPRETED = Chip('interpreted', 2**40, 1, 128)
+# Interpreted, nothing is short: the fewer pieces, the quicker it is and the
+# nearer to XLA's rounding.
+INTERPRETED = Chip('interpreted', 2**40, 1, 4096, 2**40, registers=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +163,13 @@ def choose(
       fitting //= 2
     needed = bytes_of(fitting, part, parts)
     if needed <= chip.vmem:
-      lanes = part if rowwise else LANES
-      chunk = (min(fitting, 16) if rowwise else _chunk_rows(fitting), lanes)
       width = width_of(part)
+      if not chip.registers:
+        chunk = (fitting, width)
+      elif rowwise:
+        chunk = (min(fitting, 16), part)
+      else:
+        chunk = (_chunk_rows(fitting), LANES)
       return Tiles(fitting, width, chunk, chip.cores, needed, parts)
   raise errors.UserError(_too_small(bytes_of, min(rows, 64), d, f, chip))
 
