@@ -115,6 +115,10 @@ def vmem_bytes(
   # z, u, dh in float32; h, dz, du; two slots of each where F is cut.
   slots = 1 if width == f else 2
   scratch = slots * rows * width * (2 + gated) * (4 + item)
+  if save == 'preactivations' and slots == 1:
+    # Chunks of whole rows are too long for the registers: the compiler keeps
+    # float32 copies of what they read. (D = 1,024, F = 4,224 ran out by them.)
+    scratch += 4 * rows * f * 4
   # The compiler's own: spilled registers, transposed operands.
   return int(1.1 * (resident + moving + scratch)) + 4 * MIB
 
