@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from quick_jit import jit
 
 from t5x_variants import activations, kernels
 from t5x_variants.kernels import reference, sharded, tiles
@@ -14,12 +15,6 @@ SAVES = ('inputs', 'preactivations')
 # Two tiles, two blocks of F; each its own chunk, or (when whole) two chunks.
 SMALL = tiles.Tiles(32, 128, (32, 128), 1, 0)
 SMALL_ROWS = tiles.Tiles(32, 256, (16, 256), 1, 0)
-
-
-def compiled(function):
-  """A jitted function whose machine code is made fast, not made to be fast."""
-  options = {'xla_backend_optimization_level': 0}
-  return jax.jit(function, compiler_options=options)
 
 
 def operands(
@@ -57,7 +52,7 @@ def exact(activation, gated, primals, dy):
       wi = branches if gated else branches[0]
       return reference.ffn(x, wi, wo, coefficients, activation, gated)
 
-    run = compiled(functools.partial(value_and_pulled, plain))
+    run = jit(functools.partial(value_and_pulled, plain))
     return jax.tree.map(np.asarray, run(*wide))
 
 
@@ -102,7 +97,7 @@ def errors_of(activation, gated, dtype, functions, **sizes):
   primals, dy = operands(activation, gated, dtype=dtype, **sizes)
   want = exact(activation, gated, primals, dy)
 
-  @compiled
+  @jit
   def run(primals, dy):
     return {k: value_and_pulled(f, primals, dy) for k, f in functions.items()}
 

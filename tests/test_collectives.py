@@ -6,10 +6,9 @@ import pytest
 from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from quick_jit import jit
 
 from t5x_variants import collectives, partitioning
-
-QUICK = {'xla_backend_optimization_level': 0}
 
 
 def moved_by(function, shape, in_spec, out_spec):
@@ -20,7 +19,7 @@ def moved_by(function, shape, in_spec, out_spec):
   mapped = jax.shard_map(
     function, mesh=mesh, in_specs=in_spec, out_specs=out_spec, check_vma=False
   )
-  compiled = jax.jit(mapped, compiler_options=QUICK).lower(x).compile()
+  compiled = jit(mapped).lower(x).compile()
   return collectives.moved(compiled.as_text())
 
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_network import compiled, model, params_of
+from network_cases import model, params_of
+from quick_jit import jit
 
 from t5x_variants import decoding, errors, network
 
@@ -37,14 +38,14 @@ def small(activation='gelu', gated=True, **choices):
 
 def run(how, module, params, *rest, **options):
   options = {'length': LENGTH, 'eos_id': EOS} | options
-  decode = compiled(functools.partial(how, module, **options))
+  decode = jit(functools.partial(how, module, **options))
   return jax.tree.map(np.asarray, decode(params, INPUTS, *rest))
 
 
 def scores(module, params, tokens):
   """Of tokens [B, N, L], by the full pass."""
   count = tokens.shape[1]
-  score = compiled(functools.partial(decoding.log_probabilities, module))
+  score = jit(functools.partial(decoding.log_probabilities, module))
   flat = score(params, INPUTS.repeat(count, 0), tokens.reshape(-1, LENGTH))
   return np.asarray(flat).reshape(-1, count)
 
@@ -70,7 +71,7 @@ def full_pass(module, params, tokens):
 def test_greedy_with_the_cache_equals_greedy_without(activation, gated):
   module, params = small(activation, gated)
 
-  @compiled
+  @jit
   def both(params):
     tokens, log_prob = decoding.greedy(
       module, params, INPUTS, length=LENGTH, eos_id=EOS
@@ -161,7 +162,7 @@ def test_samples_follow_the_model():
     decoding.sample, module, params, jax.random.key(0), **options, **settings
   )
   every = np.arange(6)[:, None]
-  one = compiled(functools.partial(decoding.log_probabilities, module))
+  one = jit(functools.partial(decoding.log_probabilities, module))
   for row, found in enumerate(tokens[..., 0]):
     inputs = INPUTS[row : row + 1].repeat(6, 0)
     weights = np.exp(np.asarray(one(params, inputs, every)) / 0.7)

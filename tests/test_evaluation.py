@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from network_cases import model, params_of
 from small_run import VOCAB, Numbered, mesh_of
-from test_network import model, params_of
 
 from t5x_variants import errors, evaluation, losses, partitioning
 from t5x_variants.weights import saved

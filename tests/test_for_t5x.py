@@ -15,6 +15,7 @@ from flax import traverse_util
 from flax.core import freeze, unfreeze
 from flax.linen import partitioning
 from jax.sharding import PartitionSpec
+from quick_jit import jit
 
 from t5x_variants import (
   activations,
@@ -69,12 +70,6 @@ def batch():
     'encoder_positions': np.zeros_like(inputs),
     'decoder_positions': np.zeros_like(targets),
   }
-
-
-def compiled(function):
-  """A jitted function whose machine code is made fast, not made to be fast."""
-  options = {'xla_backend_optimization_level': 0}
-  return jax.jit(function, compiler_options=options)
 
 
 # The calls that t5x's EncoderDecoderModel makes; only shapes are computed.
@@ -380,7 +375,7 @@ def test_a_step_is_a_step_of_t5x(name, gated, microbatches, t5x_module):
     opt_state=tx.init(params),
     sums=train_state.zero_sums(),
   )
-  our_step = compiled(
+  our_step = jit(
     train_step.make_train_step(
       module, tx, random_seed=0, num_microbatches=microbatches, **losses
     )
@@ -404,7 +399,7 @@ def test_a_step_is_a_step_of_t5x(name, gated, microbatches, t5x_module):
   theirs = states.FlaxOptimTrainState.create(
     their_model.optimizer_def, freeze(unfreeze(variables) | {'params': params})
   )
-  their_step = compiled(
+  their_step = jit(
     functools.partial(
       trainer.train_with_lr,
       model=their_model,
@@ -414,7 +409,7 @@ def test_a_step_is_a_step_of_t5x(name, gated, microbatches, t5x_module):
     )
   )
   # With smoothing, as it is minimised; the sums of a record are without.
-  objective = compiled(functools.partial(train_step.forward, module, **losses))(
+  objective = jit(functools.partial(train_step.forward, module, **losses))(
     params, batch()
   )[0]
   for step in range(2):
@@ -468,7 +463,7 @@ def test_t5x_s_own_network_with_our_activations(name, gated, t5x_module):
     is_leaf=lambda x: isinstance(x, PartitionSpec),
   ) == dict(axes)
   one, two = (
-    compiled(functools.partial(m.apply, enable_dropout=False))(
+    jit(functools.partial(m.apply, enable_dropout=False))(
       {'params': params}, *tokens
     )
     for m in (ours, their)

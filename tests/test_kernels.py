@@ -19,7 +19,6 @@ from ffn_cases import (
   all_forms,
   by_kernel,
   by_reference,
-  compiled,
   distances,
   errors_of,
   operands,
@@ -27,6 +26,7 @@ from ffn_cases import (
 )
 from hypothesis import strategies
 from jax.experimental.pallas import tpu as pltpu
+from quick_jit import jit
 
 from t5x_variants import activations, kernels, stacks
 from t5x_variants.kernels import sharded, tiles
@@ -245,7 +245,7 @@ def test_dropout_under_a_written_derivative():
     return value_and_pulled(form, primals, dy)
 
   plain, *others = (
-    compiled(functools.partial(run, save))(primals, jax.random.key(3))
+    jit(functools.partial(run, save))(primals, jax.random.key(3))
     for save in ('all', *SAVES)
   )
   for other in others:

@@ -19,6 +19,7 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
+from quick_jit import jit
 
 from t5x_variants import (
   activations,
@@ -30,8 +31,6 @@ from t5x_variants import (
 )
 from t5x_variants.activations import polycom, rational
 
-# Compiling is nearly all that these tests cost.
-QUICK = {'xla_backend_optimization_level': 0}
 B, INPUTS, TARGETS, VOCAB, D, F = 16, 12, 8, 80, 16, 48
 VARIANTS = {
   'relu': ('relu', False),
@@ -143,7 +142,7 @@ def step_of(model, parts=1):
 
 @functools.cache
 def on_one_device(variant):
-  run = jax.jit(step_of(make_model(variant)), compiler_options=QUICK)
+  run = jit(step_of(make_model(variant)))
   return jax.device_get(run(params(variant), batch()))
 
 
@@ -161,11 +160,7 @@ def compiled(variant, mesh_name, scan, remat, parts):
     partitioning.global_batch(batch(), mesh),
   )
   with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-    run = jax.jit(
-      step_of(model, parts),
-      out_shardings=(where, None),
-      compiler_options=QUICK,
-    )
+    run = jit(step_of(model, parts), out_shardings=(where, None))
     return run.lower(*arguments).compile(), arguments, shapes, axes
 
 
@@ -280,7 +275,7 @@ def block_on_a_mesh(variant, model_axis):
     )
     return y, gradients
 
-  wanted = jax.device_get(jax.jit(run, compiler_options=QUICK)(tree, x))
+  wanted = jax.device_get(jit(run)(tree, x))
   mesh = partitioning.make_mesh(model_axis)
 
   def place(path, leaf):
@@ -296,7 +291,7 @@ def block_on_a_mesh(variant, model_axis):
   x = jax.device_put(x, NamedSharding(mesh, PartitionSpec('data')))
   rules = partitioning.standard_logical_axis_rules()
   with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-    run = jax.jit(run, compiler_options=QUICK).lower(tree, x).compile()
+    run = jit(run).lower(tree, x).compile()
   return wanted, jax.device_get(run(tree, x)), run.as_text()
 
 

@@ -11,85 +11,23 @@ from flax import traverse_util
 from flax.core import unfreeze
 from flax.linen import logical_axis_rules, partitioning
 from jax.sharding import Mesh
+from network_cases import (
+  SIZES,
+  B,
+  K,
+  L,
+  V,
+  batch,
+  forward,
+  logits_of,
+  loss_of,
+  model,
+  params_of,
+  variables_of,
+)
+from quick_jit import jit
 
 from t5x_variants import activations, errors, network, stacks
-
-B, K, L, V = 2, 7, 5, 13
-SIZES = {
-  'vocab_size': V,
-  'emb_dim': 8,
-  'num_heads': 2,
-  'num_encoder_layers': 2,
-  'num_decoder_layers': 2,
-  'head_dim': 4,
-  'mlp_dim': 6,
-  'dropout_rate': 0.0,
-}
-
-
-def model(**choices):
-  return network.Transformer(network.T5Config(**{**SIZES, **choices}))
-
-
-def batch(rows=B, seed=0):
-  """Encoder inputs, decoder inputs, decoder targets."""
-  rng = np.random.default_rng(seed)
-  inputs = rng.integers(2, V, (rows, K))
-  targets = rng.integers(2, V, (rows, L))
-  shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
-  return inputs, shifted, targets
-
-
-@functools.cache
-def variables_of(module):
-  """Shapes and axes; nothing is computed or compiled."""
-  init = functools.partial(module.init, enable_dropout=False)
-  return unfreeze(jax.eval_shape(init, jax.random.key(0), *batch()))
-
-
-@functools.cache
-def params_of(module):
-  """Random parameters; coefficients as they start."""
-  rng = np.random.default_rng(1)
-
-  def value(path, leaf):
-    name = path[-1].key
-    if path[-2].key == 'activation':
-      start = activations.get(module.config.activation).init()[name]
-      return np.broadcast_to(start, leaf.shape)
-    scale = 1 if name == 'embedding' else 0.4
-    x = rng.normal(name == 'scale', scale, leaf.shape)
-    return x.astype(np.float32)
-
-  return jax.tree_util.tree_map_with_path(value, variables_of(module)['params'])
-
-
-def compiled(function):
-  """A jitted function whose machine code is made fast, not made to be fast."""
-  options = {'xla_backend_optimization_level': 0}
-  return jax.jit(function, compiler_options=options)
-
-
-def forward(module, params, *tokens, enable_dropout=False, **kwargs):
-  return module.apply(
-    {'params': params}, *tokens, enable_dropout=enable_dropout, **kwargs
-  )
-
-
-def logits_of(module, params, *tokens, **kwargs):
-  """The forward pass, compiled; flags of it must not be traced."""
-  flags = {k: kwargs.pop(k) for k in list(kwargs) if type(kwargs[k]) is bool}
-  function = functools.partial(forward, module, **flags)
-  return compiled(function)(params, *tokens, **kwargs)
-
-
-def loss_of(module, params):
-  inputs, shifted, targets = batch()
-  logits = forward(module, params, inputs, shifted, targets)
-  return -jnp.mean(
-    jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)
-  )
-
 
 # The tree of parameters.
 
@@ -188,7 +126,7 @@ def test_each_layer_has_its_own_coefficients(scan):
     assert value.dtype == jnp.float32
     assert value.shape[:-1] == ((2,) if scan else ())
     assert axes[name][1][-1] == 'mlp_activations'
-  gradient = compiled(jax.grad(functools.partial(loss_of, module)))
+  gradient = jit(jax.grad(functools.partial(loss_of, module)))
   gradients = gradient(params_of(module))
   flat = traverse_util.flatten_dict(gradients, sep='/')
   for name in found:
@@ -235,7 +173,7 @@ def test_remat_changes_nothing_but_memory(scan):
   for policy in stacks.REMAT_POLICIES:
     module = model(remat_policy=policy, scan_layers=scan, **sizes)
     loss = functools.partial(loss_of, module)
-    results[policy] = compiled(jax.value_and_grad(loss))(params)
+    results[policy] = jit(jax.value_and_grad(loss))(params)
     kept = jax.eval_shape(lambda p, f=loss: jax.vjp(f, p)[1], params)
     saved[policy] = sum(x.size for x in jax.tree.leaves(kept))
   for policy in ('minimal', 'full'):
@@ -267,7 +205,7 @@ def test_no_target_sees_a_later_one():
     )
 
   reached = jax.jacrev(lambda x: decode(x).sum((0, 2)))
-  jacobian = compiled(reached)(table[targets])
+  jacobian = jit(reached)(table[targets])
   reach = np.abs(jacobian).sum((1, 3))  # [from logits, to inputs]
   assert np.all(np.triu(reach, 1) == 0)
   assert np.all(np.tril(reach)[np.tril_indices(L)] > 0)
@@ -356,7 +294,7 @@ def test_decoding_equals_the_full_pass(name, gated):
   inputs, shifted, targets = batch()
   inputs[0, -2:] = 0
 
-  @compiled
+  @jit
   def both(params):
     full = forward(module, params, inputs, shifted, targets)
     return full, decoded(module, params, inputs, shifted)[0]
@@ -371,7 +309,7 @@ def test_scanned_decoding_and_its_cache():
   params = params_of(module)
   inputs, shifted, targets = batch()
   full = logits_of(module, params, inputs, shifted, targets)
-  decode = compiled(functools.partial(decoded, module))
+  decode = jit(functools.partial(decoded, module))
   steps, cache = decode(params, inputs, shifted)
   np.testing.assert_allclose(steps, full, rtol=1e-4, atol=1e-5)
   assert jax.tree.map(jnp.shape, unfreeze(cache)) == {
@@ -391,7 +329,7 @@ def test_dropout():
   module = model(dropout_rate=0.3, num_encoder_layers=1, num_decoder_layers=1)
   params = params_of(module)
 
-  @compiled
+  @jit
   def apply(key):
     rngs = {'dropout': key}
     return forward(module, params, *batch(), enable_dropout=True, rngs=rngs)
@@ -452,7 +390,7 @@ def test_constraints_reach_the_program_under_a_mesh_only(scan):
     traced = jax.make_jaxpr(lambda p: run(p, *tokens))(params)
     return count_constraints(traced.jaxpr)
 
-  plain = compiled(run)(params, *tokens)
+  plain = jit(run)(params, *tokens)
   assert count() == 0
   devices = np.array(jax.devices())
   assert devices.size == 8, 'tests run on eight simulated devices'
@@ -471,7 +409,7 @@ def test_constraints_reach_the_program_under_a_mesh_only(scan):
       if not scan:
         assert found == expected + declared
       assert found >= expected
-      sharded = compiled(lambda p: run(p, *tokens))(params)
+      sharded = jit(lambda p: run(p, *tokens))(params)
     with pytest.warns(DeprecationWarning), mesh:
       assert count() == expected
   np.testing.assert_allclose(sharded, plain, rtol=1e-4, atol=1e-5)

@@ -4,8 +4,6 @@ The reference below is the rule for one layer's parameter, written out in
 float64 numpy; a scanned parameter is as many of them as it has layers.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +11,7 @@ import optax
 import pytest
 from flax import traverse_util
 from jax.sharding import PartitionSpec
+from quick_jit import jit
 
 from t5x_variants import errors, optimizer
 
@@ -30,8 +29,6 @@ SHAPES = {
   'token_embedder/embedding': ((256, 128), ('vocab', 'embed')),
 }
 STEPS = 6
-# Compiling is nearly all that these tests cost.
-QUICK = {'xla_backend_optimization_level': 0}
 
 
 def unflatten(flat):
@@ -132,12 +129,12 @@ def run(tx, params, steps=STEPS, gradients=None):
   """Parameters after some steps on the made-up gradients."""
   start = params
 
-  @functools.partial(jax.jit, compiler_options=QUICK)
+  @jit
   def step_once(params, state, gradients):
     updates, state = tx.update(gradients, state, params)
     return optax.apply_updates(params, updates), state
 
-  state = jax.jit(tx.init, compiler_options=QUICK)(params)
+  state = jit(tx.init)(params)
   for step in range(steps):
     g = gradients(step) if gradients else make_gradients(start, step)
     params, state = step_once(params, state, g)

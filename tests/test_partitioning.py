@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
+from quick_jit import jit
 
 from t5x_variants import (
   errors,
@@ -19,8 +20,6 @@ from t5x_variants import (
   train_state,
 )
 
-# Compiling is nearly all that these tests cost.
-QUICK = {'xla_backend_optimization_level': 0}
 SIZES = {
   'vocab_size': 128,
   'emb_dim': 64,
@@ -237,8 +236,8 @@ def test_a_state_made_sharded_is_the_state_made_whole():
     jax.eval_shape(create, key), shapes, shardings, mesh
   )
   with jax.set_mesh(mesh):
-    state = jax.jit(create, out_shardings=where, compiler_options=QUICK)(key)
-  whole = jax.jit(create, compiler_options=QUICK)(key)
+    state = jit(create, out_shardings=where)(key)
+  whole = jit(create)(key)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
     jax.device_get(state),

@@ -10,11 +10,11 @@ from ffn_cases import (
   SAVES,
   by_reference,
   call,
-  compiled,
   distances,
   operands,
   value_and_pulled,
 )
+from quick_jit import jit
 
 from t5x_variants import activations, errors, kernels, network
 from t5x_variants.kernels import meshes
@@ -35,7 +35,7 @@ def test_sharded_equals_unsharded(shape, name, gated, save):
   activation = activations.get(name)
   primals, dy = operands(activation, gated, shape=(8, 6, 20), f=256)
   alone = by_reference(activation, gated, 'all')
-  want = compiled(functools.partial(value_and_pulled, alone))(primals, dy)
+  want = jit(functools.partial(value_and_pulled, alone))(primals, dy)
   mesh = mesh_of(*shape)
 
   def run(x, branches, wo, coefficients):
@@ -51,7 +51,7 @@ def test_sharded_equals_unsharded(shape, name, gated, save):
       mesh=mesh,
     )
 
-  got = compiled(functools.partial(value_and_pulled, run))(primals, dy)
+  got = jit(functools.partial(value_and_pulled, run))(primals, dy)
   assert max(jax.tree.leaves(distances(got, want))) < 4e-6
 
 
@@ -61,7 +61,7 @@ def test_rows_that_cross_shards(shape):
   activation = activations.get('polynorm')
   primals, dy = operands(activation, False, shape=(8, 6, 20), f=256)
   alone = by_reference(activation, False, 'all')
-  want = compiled(functools.partial(value_and_pulled, alone))(primals, dy)
+  want = jit(functools.partial(value_and_pulled, alone))(primals, dy)
   mesh = mesh_of(*shape)
 
   def run(implementation, save, x, branches, wo, coefficients):
@@ -90,11 +90,11 @@ def test_rows_that_cross_shards(shape):
     )
     for save in SAVES:
       form = functools.partial(run, None, save)
-      got = compiled(functools.partial(value_and_pulled, form))(placed, dy)
+      got = jit(functools.partial(value_and_pulled, form))(placed, dy)
       assert max(jax.tree.leaves(distances(got, want))) < 4e-6
     kernel = functools.partial(run, 'pallas_interpret', 'inputs')
     if shape[1] == 1:
-      got = compiled(functools.partial(value_and_pulled, kernel))(placed, dy)
+      got = jit(functools.partial(value_and_pulled, kernel))(placed, dy)
       assert max(jax.tree.leaves(distances(got, want))) < 4e-6
     else:
       with pytest.raises(errors.UserError, match='needs whole rows of F'):
@@ -166,7 +166,7 @@ def test_the_model_trains_the_same(name, gated):
   def gradient(**choices):
     module = network.Transformer(network.T5Config(**sizes, **choices))
     run = jax.value_and_grad(functools.partial(loss, module))
-    return compiled(run)(variables['params'])
+    return jit(run)(variables['params'])
 
   want = gradient()
   with jax.set_mesh(mesh_of(8, 1)):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from quick_jit import jit
 
 from t5x_variants import (
   network,
@@ -18,12 +19,6 @@ from t5x_variants import (
 )
 
 BATCH, INPUTS, TARGETS, VOCAB = 16, 12, 8, 64
-
-
-# Compiling is nearly all that these tests cost.
-jit = functools.partial(
-  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
-)
 
 
 @functools.cache
