@@ -119,8 +119,14 @@ def vmem_bytes(
     # Chunks of whole rows are too long for the registers: the compiler keeps
     # float32 copies of what they read. (D = 1,024, F = 4,224 ran out by them.)
     scratch += 4 * rows * f * 4
-  # The compiler's own: spilled registers, transposed operands.
-  return int(1.1 * (resident + moving + scratch)) + 4 * MIB
+  # The compiler's own: spilled registers, transposed operands; and with stored
+  # pre-activations the products of two blocks and two weights on their way into
+  # the gradients' sums. (D = 2,048, F = 3,840 ran out by them.)
+  explicit = resident + moving + scratch
+  own = 0.1 * explicit
+  if save == 'preactivations' and slots == 2:
+    own = max(own, 4 * width * d * 4)
+  return int(explicit + own) + 4 * MIB
 
 
 def choose(
