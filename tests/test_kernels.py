@@ -35,23 +35,12 @@ from t5x_variants.kernels import sharded, tiles
 RAGGED = tiles.Tiles(32, 256, (32, 128), 1, 0)
 
 
-def over_the_table(*few):
-  """All of the table, gated and not; what is not among the few is slow."""
-  return pytest.mark.parametrize(
-    'name, gated',
-    [
-      pytest.param(
-        name, gated, marks=[] if (name, gated) in few else pytest.mark.slow
-      )
-      for name in NAMES
-      for gated in (False, True)
-    ],
-  )
-
-
-@over_the_table(
-  ('gelu', True), ('rational', False), ('polynorm', True), ('polyrelu', False)
+over_the_table = pytest.mark.parametrize(
+  'name, gated', [(name, gated) for name in NAMES for gated in (False, True)]
 )
+
+
+@over_the_table
 def test_equals_float64_in_float32(name, gated):
   activation = activations.get(name)
   found = errors_of(activation, gated, 'float32', all_forms(activation, gated))
@@ -59,8 +48,7 @@ def test_equals_float64_in_float32(name, gated):
     assert max(jax.tree.leaves(off)) < 4e-6, (form, off)
 
 
-@pytest.mark.parametrize('gated', [False, True])
-@pytest.mark.parametrize('name', NAMES)
+@over_the_table
 def test_is_no_worse_than_xla_in_bfloat16(name, gated):
   activation = activations.get(name)
   found = errors_of(activation, gated, 'bfloat16', all_forms(activation, gated))
@@ -118,7 +106,7 @@ def test_any_shape(tokens, d, f, case, save):
 
 
 @pytest.mark.parametrize('save', SAVES)
-@over_the_table(('rational', False), ('polynorm', True))
+@over_the_table
 def test_has_no_race_in_the_memory_model(name, gated, save):
   activation = activations.get(name)
   interpret = pltpu.InterpretParams(detect_races=True)
@@ -189,8 +177,7 @@ def saved_bytes(function, primals):
   return total - own
 
 
-@pytest.mark.parametrize('gated', [False, True])
-@pytest.mark.parametrize('name', NAMES)
+@over_the_table
 def test_stores_what_save_says(name, gated):
   activation = activations.get(name)
   primals, _ = operands(activation, gated, dtype='bfloat16')

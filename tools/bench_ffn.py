@@ -24,9 +24,10 @@ between them means; tpu_programs.py says what is counted. Nothing is run.
   saved    what a layer keeps for the backward pass: x and what is stored
 
 A model whose weights do not fit a core is split over the fewest devices of
-`model` with which one kernel does: its rows are one device's share, and F that
-device's. The sums over `model` are the same in every form and left out. With
-fewer (--shards 1) there is a kernel for each of several parts of F.
+`model` with which one kernel does that stores nothing: its rows are one
+device's share, and F that device's. The sums over `model` are the same in every
+form and left out. With fewer (--shards 1), or with stored pre-activations,
+there may be a kernel for each of several parts of F.
 """
 
 import sys
@@ -70,7 +71,6 @@ MODELS = {
   'xxl': (4096, 15360),
 }
 BLOCKS = ('swish:gated', 'rational', 'polynorm', 'polyrelu')
-SAVES = ('inputs', 'preactivations')
 
 
 def programs(block, operands, place):
@@ -131,16 +131,13 @@ def cut(activation, gated, d, f, tokens, save, chip) -> tiles.Tiles:
 
 
 def shards(activation, gated, d, f, tokens, chip) -> int:
-  """The fewest devices, a power of two, whose share of F one kernel does."""
+  """The fewest devices, a power of two, whose share of F one kernel A does."""
   for ways in (1, 2, 4, 8, 16, 32):
     try:
-      cuts = [
-        cut(activation, gated, d, f // ways, tokens, save, chip)
-        for save in SAVES
-      ]
+      one = cut(activation, gated, d, f // ways, tokens, 'inputs', chip)
     except errors.UserError:
       continue
-    if max(one.parts for one in cuts) == 1:
+    if one.parts == 1:
       return ways
   raise errors.UserError(f'D = {d} and F = {f} fit no sharding.')
 
