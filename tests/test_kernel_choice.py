@@ -119,15 +119,15 @@ def test_an_unaligned_row_is_refused():
     )
 
 
-def choose(d, f, chip, gated=True, rowwise=False):
+def choose(d, f, chip, gated=True, rowwise=False, save='inputs', tokens=65536):
   return tiles.choose(
-    65536,
+    tokens,
     d,
     f,
     'bfloat16',
     gated=gated,
     rowwise=rowwise,
-    save='inputs',
+    save=save,
     chip=tiles.CHIPS[chip],
   )
 
@@ -136,11 +136,17 @@ def test_tiles_shrink_until_they_fit_or_say_what_would():
   assert choose(768, 2048, 'TPU v6e').rows == 512
   assert choose(768, 2048, 'TPU v5e').rows == 256
   assert choose(1024, 2816, 'TPU v6e').rows == 512
+  # Before F is split, blocks are made narrower.
+  narrow = choose(4096, 1280, 'TPU v6e', save='preactivations')
+  assert (narrow.parts, narrow.width) == (1, 256)
   # What does not fit whole is split.
   assert choose(768, 2048, 'TPU v6e').parts == 1
   cut = choose(2048, 5120, 'TPU v6e')
   assert cut.parts == 2 and cut.width * cut.parts <= 5120
   assert cut.vmem <= tiles.CHIPS['TPU v6e'].vmem
+  # Few tokens in tiles of whole sublanes.
+  few = choose(2048, 2560, 'TPU v6e', tokens=400)
+  assert few.rows % tiles.SUBLANES == 0 and few.rows % few.chunk[0] == 0
   # Rows of F cannot be; and of D nothing is.
   with pytest.raises(errors.UserError, match='`model` axis of 2 or more'):
     choose(2048, 5120, 'TPU v6e', rowwise=True)

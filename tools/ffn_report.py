@@ -185,7 +185,7 @@ def picture(records: list[Record]):
           axes[1].barh(y, low, **style)
           axes[1].plot([low, high], [y, y], color='black', linewidth=0.8)
   axes[0].set_yticks(range(len(blocks)), [' '.join(b) for b in blocks])
-  axes[0].invert_yaxis()
+  axes[0].set_ylim(len(blocks) - 0.5, -0.5)
   axes[0].set_xlabel('HBM GB, forward and backward pass')
   axes[1].set_xlabel('modelled megacycles (line: to the upper end)')
   for index, form in enumerate(forms):

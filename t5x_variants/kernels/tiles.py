@@ -161,43 +161,55 @@ def choose(
     rows //= 2
   rows = min(rows, round_up(tokens, SUBLANES))
 
-  def width_of(f):
-    return f if rowwise else min(chip.width, f)
+  def bytes_of(rows, width, f, parts=1):
+    return vmem_bytes(rows, width, d, f, gated, save, item, parts)
 
-  def bytes_of(rows, f, parts=1):
-    return vmem_bytes(rows, width_of(f), d, f, gated, save, item, parts)
+  def widths(f):
+    return [f] if rowwise else [min(width, f) for width in _widths(chip)]
 
   for parts in [1] if rowwise else _divisors(f // LANES):
-    part, fitting = f // parts, rows
-    while fitting > 64 and bytes_of(fitting, part, parts) > chip.vmem:
-      fitting //= 2
-    needed = bytes_of(fitting, part, parts)
-    if needed <= chip.vmem:
-      width = width_of(part)
-      if not chip.registers:
-        chunk = (fitting, width)
-      elif rowwise:
-        chunk = (min(fitting, 16), part)
-      else:
-        chunk = (_chunk_rows(fitting), LANES)
-      return Tiles(fitting, width, chunk, chip.cores, needed, parts)
-  raise errors.UserError(_too_small(bytes_of, min(rows, 64), d, f, chip))
+    part = f // parts
+    for width in widths(part):
+      for fitting in _halvings(rows):
+        needed = bytes_of(fitting, width, part, parts)
+        if needed <= chip.vmem:
+          chunk = _chunk(fitting, width, rowwise, chip)
+          return Tiles(fitting, width, chunk, chip.cores, needed, parts)
+
+  def least(f):
+    return bytes_of(_halvings(rows)[-1], widths(f)[-1], f)
+
+  raise errors.UserError(_too_small(least, d, f, chip))
+
+
+def _widths(chip: Chip) -> list[int]:
+  """Columns of a block; where the chip's own do not fit, fewer may."""
+  return sorted({chip.width, min(chip.width, 2 * LANES)}, reverse=True)
+
+
+def _halvings(rows: int) -> list[int]:
+  found = [rows]
+  while found[-1] > 64:
+    found.append(round_up(found[-1] // 2, SUBLANES))
+  return found
+
+
+def _chunk(rows: int, width: int, rowwise: bool, chip: Chip) -> tuple[int, int]:
+  if not chip.registers:
+    return rows, width
+  if rowwise:
+    return min(rows, 16), width
+  # Up to 64 rows of 128 lanes: eight registers.
+  return next(n for n in (64, 48, 32, 16) if rows % n == 0), LANES
 
 
 def _divisors(n: int) -> list[int]:
   return [ways for ways in range(1, n + 1) if n % ways == 0]
 
 
-def _chunk_rows(rows: int) -> int:
-  """Up to 64 rows of 128 lanes: eight registers."""
-  return next(n for n in (64, 48, 32, 16) if rows % n == 0)
-
-
-def _too_small(bytes_of, rows, d, f, chip) -> str:
+def _too_small(least, d, f, chip) -> str:
   fits = [
-    ways
-    for ways in _divisors(f // LANES)[1:]
-    if bytes_of(rows, f // ways) <= chip.vmem
+    ways for ways in _divisors(f // LANES)[1:] if least(f // ways) <= chip.vmem
   ]
   remedy = (
     f'shard the width over a `model` axis of {fits[0]} or more (F '
@@ -206,7 +218,7 @@ def _too_small(bytes_of, rows, d, f, chip) -> str:
     else 'no sharding of the width is enough'
   )
   return (
-    f'A block of D = {d} and F = {f} needs {bytes_of(rows, f) / MIB:.0f} MiB '
+    f'A block of D = {d} and F = {f} needs {least(f) / MIB:.0f} MiB '
     'of VMEM with its weights and float32 gradients resident, but a '
     f'{chip.name} core has {chip.vmem / MIB:.0f}: {remedy}, or take '
     "implementation 'xla'."
