@@ -13,6 +13,7 @@ of its own that adds its share to the float32 y or dx of the parts before it.
 """
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 
@@ -161,30 +162,22 @@ def choose(
     rows //= 2
   rows = min(rows, round_up(tokens, SUBLANES))
 
-  def bytes_of(rows, width, f, parts=1):
-    return vmem_bytes(rows, width, d, f, gated, save, item, parts)
+  def width_of(f):
+    return f if rowwise else min(chip.width, f)
 
-  def widths(f):
-    return [f] if rowwise else [min(width, f) for width in _widths(chip)]
+  def bytes_of(rows, f, parts=1):
+    return vmem_bytes(rows, width_of(f), d, f, gated, save, item, parts)
 
   for parts in [1] if rowwise else _divisors(f // LANES):
     part = f // parts
-    for width in widths(part):
-      for fitting in _halvings(rows):
-        needed = bytes_of(fitting, width, part, parts)
-        if needed <= chip.vmem:
-          chunk = _chunk(fitting, width, rowwise, chip)
-          return Tiles(fitting, width, chunk, chip.cores, needed, parts)
-
-  def least(f):
-    return bytes_of(_halvings(rows)[-1], widths(f)[-1], f)
-
+    for fitting in _halvings(rows):
+      needed = bytes_of(fitting, part, parts)
+      if needed <= chip.vmem:
+        width = width_of(part)
+        chunk = _chunk(fitting, width, rowwise, chip)
+        return Tiles(fitting, width, chunk, chip.cores, needed, parts)
+  least = functools.partial(bytes_of, _halvings(rows)[-1])
   raise errors.UserError(_too_small(least, d, f, chip))
-
-
-def _widths(chip: Chip) -> list[int]:
-  """Columns of a block; where the chip's own do not fit, fewer may."""
-  return sorted({chip.width, min(chip.width, 2 * LANES)}, reverse=True)
 
 
 def _halvings(rows: int) -> list[int]:
