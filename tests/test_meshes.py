@@ -2,7 +2,7 @@
 
 The full product, 15 variants x 5 meshes x scan x remat x microbatches:
 
-  bash tools/test.sh -n 0 -m slow tests/test_meshes.py
+  bash tools/test.sh -m slow tests/test_meshes.py
 """
 
 import functools
