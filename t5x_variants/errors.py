@@ -15,3 +15,18 @@ def check_positive(name: str, value: int) -> None:
     raise UserError(
       f'{name} is {value!r}; it must be a whole number from 1 up.'
     )
+
+
+def reason(error: BaseException, limit: int = 300) -> str:
+  """A library's error as part of a sentence: one line, no full stop.
+
+  Args:
+    error: what was caught.
+    limit: characters at most; libraries name the file first and the cause
+      last, so that the middle is left out.
+  """
+  text = getattr(error, 'strerror', None) or ' '.join(str(error).split())
+  text = (text or type(error).__name__).rstrip('.')
+  if len(text) > limit:
+    text = f'{text[: limit // 3]} ... {text[-(limit - limit // 3) :]}'
+  return text

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 
 from absl import logging as absl_logging
 
@@ -27,3 +28,17 @@ def _unraisable(unraisable) -> None:
   """
   if str(unraisable.exc_value) != 'Event loop is closed':
     sys.__unraisablehook__(unraisable)
+
+
+_silent = threading.Event()
+
+
+def silence() -> None:
+  """From now on `say` says nothing: another host does."""
+  _silent.set()
+
+
+def say(line: str) -> None:
+  """Prints a line for the person at the terminal, at once."""
+  if not _silent.is_set():
+    print(line, file=sys.stderr, flush=True)

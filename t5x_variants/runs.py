@@ -57,8 +57,13 @@ def settings(run: str | os.PathLike) -> dict[str, str]:
   path = pathlib.Path(run) / 'config.gin'
   if not path.exists():
     return {}
+  return parsed(path.read_text(encoding='utf-8', errors='replace'))
+
+
+def parsed(text: str) -> dict[str, str]:
+  """The bindings of an operative configuration, macros by bare name."""
   # A value that needs more than a line goes on indented, after a backslash.
-  text = re.sub(r'\s*\\?\n[ \t]+', ' ', path.read_text(encoding='utf-8'))
+  text = re.sub(r'\s*\\?\n[ \t]+', ' ', text)
   found = re.findall(r'^([\w./]+) = (.*)$', text, re.MULTILINE)
   return {name: value.strip() for name, value in found}
 
@@ -129,22 +134,31 @@ def newest_checkpoint(run: str | os.PathLike) -> tuple[int, pathlib.Path]:
   return max(steps), folder / str(max(steps))
 
 
-def make_folder(model_dir: str) -> pathlib.Path | epath.Path:
-  """Makes MODEL_DIR if absent and tries to write to it; its absolute path.
+def check_folder(model_dir: str) -> None:
+  """Refuses what is no path of a folder that a run can be written to.
 
   Raises:
-    errors.UserError: no path, other storage than gs://, or not writable.
+    errors.UserError: no path, or other storage than gs://.
   """
   if not isinstance(model_dir, str) or not model_dir:
     raise errors.UserError(
       f'MODEL_DIR is {model_dir!r}; it must be the path of a folder, quoted: '
       '--gin.MODEL_DIR="\'runs/mine\'".'
     )
-  if '://' in model_dir and not model_dir.startswith('gs://'):
+  if remote.is_remote(model_dir) and not model_dir.startswith('gs://'):
     raise errors.UserError(
       f'MODEL_DIR {model_dir} is on remote storage of a kind that cannot be '
       'written to; use gs:// or a local folder.'
     )
+
+
+def make_folder(model_dir: str) -> pathlib.Path | epath.Path:
+  """Makes MODEL_DIR if absent and tries to write to it; its absolute path.
+
+  Raises:
+    errors.UserError: see `check_folder`, or it is not writable.
+  """
+  check_folder(model_dir)
   folder = remote.folder(model_dir)
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,8 +171,22 @@ def make_folder(model_dir: str) -> pathlib.Path | epath.Path:
     if isinstance(error, OSError) or remote.is_remote(model_dir):
       raise errors.UserError(
         f'MODEL_DIR {model_dir} cannot be written to: '
-        f'{getattr(error, "strerror", None) or error}. Choose a folder you may '
-        'write to.'
+        f'{errors.reason(error)}. Choose a folder you may write to.'
       ) from error
     raise
   return folder
+
+
+def write_text(path: pathlib.Path | epath.Path, text: str) -> None:
+  """Writes a file of a run directory as a whole or not at all.
+
+  Raises:
+    errors.UserError: it cannot be written; what was there is kept.
+  """
+  try:
+    remote.write_text(path, text)
+  except OSError as error:
+    raise errors.UserError(
+      f'{path} cannot be written: {errors.reason(error)}. The checkpoints are '
+      'intact; make room, then start the same command again.'
+    ) from error

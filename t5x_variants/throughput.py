@@ -44,8 +44,9 @@ class Goodput:
     """Goes on from what earlier starts recorded.
 
     Args:
-      earlier: their records, those of steps that will be repeated too: they
-        tell when the run began.
+      earlier: some of their records, see `metrics.RunWriter`: any of them
+        tells when the run began, and the last training record up to
+        `first_step` how long the steps up to it took.
       started: Unix time of this start.
       first_step: the step that this start goes on from.
     """
@@ -54,7 +55,9 @@ class Goodput:
     goodput = cls(min(began, default=started))
     for record in earlier:
       if record['split'] == 'train' and record['step'] <= first_step:
-        goodput.count(record['step'], record['seconds_per_step'])
+        wall = record.get('wall_seconds', 0.0)
+        goodput.step = record['step']
+        goodput.productive = record.get('goodput', 0.0) * wall
     return goodput
 
   def count(self, step: int, seconds_per_step: float) -> None:

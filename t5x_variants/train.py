@@ -11,7 +11,7 @@ The four axes of a run are files: a model, a variant, data and the run itself:
 import gin
 from absl import flags
 
-from t5x_variants import gin_utils, hosts, logs, remote, train_state, trainer
+from t5x_variants import gin_utils, hosts, logs, train_state, trainer
 
 gin_utils.define_flags()
 hosts.define_flags()
@@ -34,25 +34,19 @@ def main() -> None:
 
 def train() -> None:
   """Trains as the gin files say."""
-  configured = gin_utils.configured(trainer.train)
-
-  def on_start(writer) -> None:
-    text = gin.operative_config_str()
-    writer.write_text('config', text)
-    folder = remote.folder(gin_utils.macro('MODEL_DIR'))
-    (folder / 'config.gin').write_text(text, encoding='utf-8')
-
-  configured(on_start=on_start)
+  gin_utils.configured(trainer.train)(configuration=gin.operative_config_str)
 
 
 def dry_run() -> None:
-  """Prints the configuration, the parameter count and the missing macros."""
+  """Prints the configuration and the parameter count, and checks the values."""
   print(gin.config_str())
   if gin_utils.has_value('MODEL', 'ACTIVATION', 'GATED', 'DROPOUT_RATE'):
     shapes, _ = train_state.shapes_and_axes(gin_utils.macro('MODEL'))
     print(f'# {train_state.count(shapes):,} parameters')
-  gin_utils.configured(trainer.train)
+  configured = gin_utils.configured(trainer.train)
   print('# every macro has a value')
+  configured(dry_run=True)
+  print('# the values can be used; data and MODEL_DIR were not looked at')
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ from flax.core import unfreeze
 from flax.linen import partitioning as nn_partitioning
 from jaxtyping import Array, Float, Int
 
-from t5x_variants import network
+from t5x_variants import errors, network
 
 # What one forward pass sums up (see train_step.forward).
 FORWARD_SUMS = ('loss', 'z_loss', 'correct', 'weights', 'tokens')
@@ -52,6 +52,44 @@ def shapes_and_axes(model: network.Transformer) -> tuple[Mapping, Mapping]:
     tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
   )
   return unfreeze(variables['params']), axes
+
+
+def check_block(
+  model: network.Transformer,
+  shapes: Mapping,
+  rows: int,
+  lengths: Mapping[str, int] | None,
+) -> None:
+  """Refuses a feed-forward block that was named and cannot run here.
+
+  Args:
+    model: the network.
+    shapes: of its parameters.
+    rows: of a microbatch, over all devices.
+    lengths: tokens of `inputs` and `targets` in a row; None: not known yet.
+
+  Raises:
+    errors.UserError: why FFN_IMPLEMENTATION cannot be.
+  """
+  if model.config.ffn_implementation in (None, 'xla'):
+    return
+  lengths = lengths or {'inputs': 512, 'targets': 128}
+  inputs, targets = (
+    jax.ShapeDtypeStruct((rows, lengths[name]), jnp.int32)
+    for name in ('inputs', 'targets')
+  )
+  try:
+    jax.eval_shape(
+      functools.partial(model.apply, enable_dropout=False),
+      {'params': shapes},
+      inputs,
+      targets,
+      targets,
+    )
+  except errors.UserError as error:
+    raise errors.UserError(
+      f'FFN_IMPLEMENTATION is {model.config.ffn_implementation!r}: {error}'
+    ) from error
 
 
 def create(

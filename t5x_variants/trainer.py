@@ -11,17 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 import optax
+from etils import epath
 from flax import linen as nn
 
 from t5x_variants import (
+  changes,
   checkpoints,
   errors,
   hosts,
+  logs,
   metrics,
   network,
   partitioning,
   profiling,
   programs,
+  run_lock,
   runs,
   selection,
   task_metrics,
@@ -61,13 +65,15 @@ def train(
   early_stopping_patience: int | None = None,
   test_split: str | None = None,
   frozen: str | None = None,
-  on_start: Callable[[metrics.RunWriter], None] = lambda writer: None,
+  configuration: Callable[[], str] | None = None,
+  dry_run: bool = False,
 ) -> None:
   """Trains up to `total_steps`, from the newest checkpoint if there is one.
 
   Args:
     model: the network.
-    model_dir: the run directory; made if absent.
+    model_dir: the run directory; made if absent. One process group trains in
+      it at a time, and it is of one variant, model and task for good.
     total_steps: optimizer steps of the whole run, restarts included.
     train_dataset: the training split.
     eval_dataset: the held-out split; None for no evaluation.
@@ -99,8 +105,9 @@ def train(
     test_split: at the end the best checkpoint, without `best_metric` the last,
       is evaluated on this split of `eval_dataset`, for a 'test' record.
     frozen: what `optimizer` freezes, see `optimizer.adafactor`; to be printed.
-    on_start: called when all is built and before the first step, on the first
-      host.
+    configuration: returns gin's operative configuration once all is built:
+      the text of config.gin, which a run directory keeps to one run by.
+    dry_run: whether only to check the values, without touching data or files.
 
   Raises:
     errors.UserError: wrong input, a loss that is not finite, a full disk.
@@ -110,13 +117,31 @@ def train(
   profiling.check_steps(profile_steps, total_steps)
   errors.check_positive('NUM_MICROBATCHES', num_microbatches)
   partitioning.check_batch(train_dataset.batch_size, mesh, num_microbatches)
+  runs.check_folder(model_dir)
   best = selection.Selection(best_metric, early_stopping_patience)
   share = partitioning.data_share(mesh)
-  folder = runs.make_folder(model_dir)
-  hosts.check_shared(folder)
-  with jax.set_mesh(mesh), nn.logical_axis_rules(logical_axis_rules):
+  with (
+    jax.set_mesh(mesh),
+    nn.logical_axis_rules(logical_axis_rules),
+    contextlib.ExitStack() as stack,
+  ):
     shapes, axes = train_state.shapes_and_axes(model)
     tx = optimizer(axes, learning_rate)
+    # An optimizer may refuse the parameters, a block the mesh.
+    abstract = programs.abstract_state(
+      tx,
+      shapes,
+      partitioning.param_shardings(shapes, axes, mesh, logical_axis_rules),
+      mesh,
+    )
+    train_state.check_block(
+      model,
+      shapes,
+      train_dataset.batch_size // num_microbatches,
+      train_dataset.task_feature_lengths,
+    )
+    if dry_run:
+      return
     trains = optimizer_lib.what_trains(frozen, shapes)
     batches = _open(train_dataset, model, share)
     evaluation = functools.partial(
@@ -131,82 +156,169 @@ def train(
     if best_metric is not None:
       best.check(*evaluate.names())
     test = evaluation(_test_dataset(eval_dataset, test_split))
-    with contextlib.ExitStack() as stack:
-      saved = checkpoints.Checkpoints(
+    # Nothing was written so far: what is refused leaves no folder.
+    folder = runs.make_folder(model_dir)
+    hosts.check_shared(folder)
+    first = jax.process_index() == 0
+    if first:
+      stack.enter_context(run_lock.held(folder))
+    record = _Configuration(folder, configuration() if configuration else None)
+    saved = stack.enter_context(
+      checkpoints.Checkpoints(
         folder / 'checkpoints',
         max_to_keep=max_to_keep,
         keep_period=keep_period,
         with_position=share.first,
       )
-      stack.callback(saved.close)
-      state = _restore_or_create(
+    )
+    state = _restore_or_create(
+      model,
+      tx,
+      functools.partial(
+        _initial_weights,
+        initial_checkpoint,
+        model,
+        shapes,
+        initial_checkpoint_partial,
+      ),
+      jax.random.key(random_seed),
+      abstract,
+      mesh,
+      saved,
+      batches,
+      functools.partial(_check_new, folder, record.before, periods),
+    )
+    start = int(state.step)
+    if first:
+      runs.write_text(
+        folder / 'model-info.txt', train_state.model_info(shapes, axes)
+      )
+    logs.say(
+      f'{train_state.count(shapes):,} parameters on {mesh.size} '
+      f'{jax.devices()[0].device_kind} device(s), mesh '
+      f'{dict(mesh.shape)}; run directory {folder}'
+    )
+    for line in [*trains, *record.lines(start, total_steps)]:
+      logs.say(line)
+    best.restore(metrics.evaluations(folder, start))
+    saved.keep(best.best_step)
+    writer = metrics.RunWriter(folder, start) if first else metrics.NoWriter()
+    stack.enter_context(writer)
+    abstract = jax.tree.map(_abstract, state)
+    ended = training_loop.Loop(
+      total_steps=total_steps,
+      periods=periods,
+      mesh=mesh,
+      train_step=programs.train_step(
         model,
         tx,
-        functools.partial(
-          _initial_weights,
-          initial_checkpoint,
-          model,
-          shapes,
-          initial_checkpoint_partial,
-        ),
-        jax.random.key(random_seed),
-        shapes,
-        partitioning.param_shardings(shapes, axes, mesh, logical_axis_rules),
+        state,
+        random_seed=random_seed,
+        num_microbatches=num_microbatches,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+      ),
+      # On the host: the same for every process of a run.
+      random_key=np.asarray(jax.random.key_data(jax.random.key(random_seed))),
+      evaluate=evaluate,
+      learning_rate=learning_rate,
+      batches=batches,
+      saved=saved,
+      writer=writer,
+      meter=throughput.Meter(
+        model.config,
         mesh,
-        saved,
-        batches,
+        throughput.Goodput.of(writer.earlier, started, start),
+      ),
+      trace=profiling.StepTrace(folder, profile_steps),
+      selection=best,
+      on_first_step=functools.partial(record.write, start, writer, first),
+    ).run(state)
+    if ended and test_split is not None:
+      del state
+      _test(test, best, saved, abstract, writer, folder)
+
+
+class _Configuration:
+  """The configuration of a run directory, and that of this start."""
+
+  def __init__(self, folder: pathlib.Path | epath.Path, now: str | None):
+    """Compares the two.
+
+    Args:
+      folder: the run directory.
+      now: gin's operative configuration; None where gin configures nothing.
+
+    Raises:
+      errors.UserError: they are not of the same run.
+    """
+    self._folder, self._now = folder, now
+    self._path = folder / 'config.gin'
+    self.before = None
+    if self._path.exists():
+      self.before = self._path.read_bytes().decode(errors='replace')
+    self._changed = []
+    if None not in (self.before, now):
+      self._changed = changes.check_same_run(str(folder), self.before, now)
+
+  def lines(self, start: int, total_steps: int) -> list[str]:
+    """What changed, for the log of a run that goes on from step `start`."""
+    if not self._changed or not start or start >= total_steps:
+      return []
+    lines = [f'Changed since step {start}: {"; ".join(self._changed)}.']
+    if any(text.startswith('TRAIN_STEPS ') for text in self._changed):
+      lines.append(
+        'The learning rates depend on TRAIN_STEPS, so that this run may '
+        f'differ from one that was started with TRAIN_STEPS={total_steps}.'
       )
-      first = jax.process_index() == 0
-      if first:
-        (folder / 'model-info.txt').write_text(
-          train_state.model_info(shapes, axes), encoding='utf-8'
-        )
-      metrics.say(
-        f'{train_state.count(shapes):,} parameters on {mesh.size} '
-        f'{jax.devices()[0].device_kind} device(s), mesh '
-        f'{dict(mesh.shape)}; run directory {folder}'
-      )
-      for line in trains:
-        metrics.say(line)
-      start = int(state.step)
-      best.restore(metrics.evaluations(folder, start))
-      saved.keep(best.best_step)
-      writer = metrics.RunWriter(folder, start) if first else metrics.NoWriter()
-      stack.callback(writer.close)
-      if first:
-        on_start(writer)
-      abstract = jax.tree.map(_abstract, state)
-      ended = training_loop.Loop(
-        total_steps=total_steps,
-        periods=periods,
-        mesh=mesh,
-        train_step=programs.train_step(
-          model,
-          tx,
-          state,
-          random_seed=random_seed,
-          num_microbatches=num_microbatches,
-          label_smoothing=label_smoothing,
-          z_loss=z_loss,
-        ),
-        # On the host: the same for every process of a run.
-        random_key=np.asarray(jax.random.key_data(jax.random.key(random_seed))),
-        evaluate=evaluate,
-        learning_rate=learning_rate,
-        batches=batches,
-        saved=saved,
-        writer=writer,
-        meter=throughput.Meter(
-          model.config,
-          mesh,
-          throughput.Goodput.of(writer.earlier, started, int(state.step)),
-        ),
-        trace=profiling.StepTrace(folder, profile_steps),
-        selection=best,
-      ).run(state)
-      if ended and test_split is not None:
-        del state
-        _test(test, best, saved, abstract, writer, folder)
+    return lines
+
+  def write(self, start: int, writer: metrics.RunWriter, first: bool) -> None:
+    """Writes config.gin; one that differs is kept as config-STEP.gin."""
+    if self._now is None or not first:
+      return
+    writer.write_text('config', self._now)
+    if self.before == self._now:
+      return
+    if self.before is not None and start:
+      runs.write_text(self._folder / f'config-{start}.gin', self.before)
+    runs.write_text(self._path, self._now)
+
+
+def _check_new(
+  folder: pathlib.Path | epath.Path,
+  before: str | None,
+  periods: training_loop.Periods,
+) -> None:
+  """Refuses to start at step 0 where a run has been further.
+
+  Args:
+    folder: the run directory, which has no checkpoint.
+    before: its config.gin.
+    periods: of this start.
+
+  Raises:
+    errors.UserError: there are records of steps that come after the first
+      checkpoint, so that checkpoints are missing.
+  """
+  last = metrics.last_step(folder)
+  if last is None:
+    return
+  key = 'training_loop.Periods.checkpoint'
+  period = runs.resolved(runs.parsed(before or ''), key)
+  period = int(period) if (period or '').isdigit() else periods.checkpoint
+  # A save waits for the one before it.
+  if last >= 2 * period:
+    raise errors.UserError(
+      f'MODEL_DIR {folder} has records up to step {last} and no checkpoint, '
+      f'although one was written every {period} steps. Put its folder '
+      'checkpoints back, or give another MODEL_DIR; starting here at step 0 '
+      'would destroy the records.'
+    )
+  logs.say(
+    f'The run ended at step {last}, before its first checkpoint was '
+    'written: it starts again at step 0.'
+  )
 
 
 def _initial_weights(
@@ -219,20 +331,20 @@ def _initial_weights(
     weights.open_checkpoint(path), shapes, fit.variant_of(model.config), partial
   )
   for line in lines:
-    metrics.say(line)
+    logs.say(line)
   return taken
 
 
 def _restore_or_create(
-  model, tx, initial, key, shapes, shardings, mesh, saved, batches
+  model, tx, initial, key, abstract, mesh, saved, batches, check_new
 ):
   """The newest whole checkpoint's state, or a new one."""
-  abstract = programs.abstract_state(tx, shapes, shardings, mesh)
   where = programs.shardings_of(abstract)
   state = saved.restore_latest(abstract, batches)
   if state is not None:
-    metrics.say(f'Going on from the checkpoint of step {int(state.step)}.')
+    logs.say(f'Going on from the checkpoint of step {int(state.step)}.')
     return state
+  check_new()
   taken = initial()
   # Runs once, so that optimising its code costs a CPU more than it saves; the
   # compilers of TPU and GPU have no such switch.
@@ -314,4 +426,4 @@ def _test(
     return
   values = test(saved.restore_step(step, abstract).params)
   writer.write(step, 'test', values)
-  metrics.say(f'test, step {step}: {training_loop.evaluation_line(values)}')
+  logs.say(f'test, step {step}: {training_loop.evaluation_line(values)}')

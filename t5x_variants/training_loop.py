@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Int
 
 from t5x_variants import (
   checkpoints,
@@ -28,6 +30,11 @@ from t5x_variants.data import config as data_config
 
 # What every evaluation gives, see `metrics.per_token`.
 FIGURES = ('loss', 'z_loss', 'accuracy')
+# With fewer held-out tokens the standard error of an accuracy, at most
+# 1/2 / sqrt(tokens), is more than a percentage point.
+FEW_TOKENS = 2500
+# So many steps after a restore, the checkpoint itself may be at fault.
+_SOON = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +80,9 @@ class Loop:
   meter: throughput.Meter
   trace: profiling.StepTrace
   selection: selection.Selection
+  on_first_step: Callable[[], None] = lambda: None
+  _start: int = 0
+  _warned: bool = False
 
   def run(self, state: train_state.TrainState) -> bool:
     """Runs from the state's step to the last one, or until told to stop.
@@ -80,7 +90,7 @@ class Loop:
     Returns:
       Whether the run has come to its end.
     """
-    start = int(state.step)
+    self._start = start = int(state.step)
     if start >= self.total_steps or self.selection.exhausted:
       metrics.say(
         f'Nothing to do: the run is at step {start} of {self.total_steps}.'
@@ -97,6 +107,7 @@ class Loop:
         batch = partitioning.global_batch(batch, self.mesh)
         if train_step is None:
           train_step = self._compile(state, batch)
+          self.on_first_step()
           clock = metrics.Clock()
         self.trace.before(step, in_flight)
         with jax.profiler.StepTraceAnnotation('train', step_num=step):
@@ -142,36 +153,68 @@ class Loop:
     evaluate = last or step % self.periods.eval == 0
     save = last or stop or step % self.periods.checkpoint == 0
     if log or save or evaluate:
-      self._check_finite(step, state)
+      self._check_sums(step, state)
     if log:
       state = self._record(step, state, batch, clock)
     with clock.paused():
       if evaluate and self._evaluate(step, state):
         save = True
       if save:
+        self._check_values(step, state)
         # What a restart from this step must find.
         self.writer.flush()
         self.saved.save(step, state, self.batches)
     return state
 
-  def _check_finite(self, step: int, state: train_state.TrainState) -> None:
-    """Stops before anything that is not a number is saved."""
+  def _check_sums(self, step: int, state: train_state.TrainState) -> None:
+    """Stops when the loss or the gradient was not a number."""
     loss, norm = float(state.sums['loss']), float(state.sums['gradient_norm'])
-    if math.isfinite(loss) and math.isfinite(norm):
-      return
-    raise errors.UserError(
-      f'The loss or its gradient is not finite at step {step} (summed loss '
-      f'{loss}, summed gradient norm {norm}), so the run stops. '
-      f'{self._last_good()}. Try '
-      'a lower learning rate, above all for the coefficients '
-      '(COEFFICIENT_LEARNING_RATE), or float32.'
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+      raise self._not_finite(
+        f'The loss or its gradient is not finite at step {step} (summed loss '
+        f'{loss}, summed gradient norm {norm})',
+        step,
+      )
+
+  def _check_values(self, step: int, state: train_state.TrainState) -> None:
+    """Stops before anything that is not a number is saved.
+
+    The loss is that of before the step's update.
+    """
+    bad = int(not_finite(state))
+    if bad:
+      raise self._not_finite(
+        f'The update of step {step} made {bad} array(s) of the parameters or '
+        'of the optimizer not finite',
+        step,
+      )
+
+  def _not_finite(self, what: str, step: int) -> errors.UserError:
+    return errors.UserError(
+      f'{what}, so the run stops, and this step is not saved. '
+      f'{self._last_good(step)} Try a lower learning rate, above all for the '
+      'coefficients (COEFFICIENT_LEARNING_RATE), or float32.'
     )
 
-  def _last_good(self) -> str:
-    step = self.saved.latest_step()
-    if step is None:
-      return 'There is no checkpoint yet'
-    return f'The checkpoint of step {step} is the last good one and is kept'
+  def _last_good(self, step: int) -> str:
+    """What there is to go on from."""
+    steps = self.saved.all_steps()
+    if not steps:
+      return 'There is no checkpoint yet.'
+    *older, newest = steps
+    text = f'The checkpoint of step {newest} is the last one and is kept.'
+    if self._start and step - self._start <= _SOON:
+      text += (
+        f' It came {step - self._start} step(s) after the checkpoint of step '
+        f'{self._start} was restored, so the fault may lie before that one: '
+      )
+      text += (
+        f'move {newest} away to go on from step {older[-1]} (there are '
+        f'{", ".join(map(str, older))}).'
+        if older
+        else 'there is no older one.'
+      )
+    return text
 
   def _record(
     self, step: int, state: train_state.TrainState, batch, clock
@@ -202,12 +245,13 @@ class Loop:
     if values and not math.isfinite(values['loss']):
       raise errors.UserError(
         f'The held-out loss is {values["loss"]} at step {step}, so the run '
-        f'stops. {self._last_good()}.'
+        f'stops. {self._last_good(step)}'
       )
     if not values:
       return False
     self.writer.write(step, 'eval', values)
     metrics.say(f'held out at step {step}: {evaluation_line(values)}')
+    self._warn_of_few(int(values['target_tokens']))
     best = self.selection.add(step, values)
     if best:
       self.saved.keep(step)
@@ -218,14 +262,42 @@ class Loop:
       )
     return best or self.selection.exhausted
 
+  def _warn_of_few(self, tokens: int) -> None:
+    """Says once that a held-out split is too small to tell anything."""
+    if tokens < FEW_TOKENS and not self._warned:
+      self._warned = True
+      metrics.say(few_tokens(tokens, 'EVAL_STEPS or the held-out split'))
+
+
+@jax.jit
+def not_finite(state: train_state.TrainState) -> Int[Array, '']:
+  """How many arrays of parameters and optimizer state have a NaN or inf."""
+  arrays = [
+    leaf
+    for leaf in jax.tree.leaves((state.params, state.opt_state))
+    if jnp.issubdtype(leaf.dtype, jnp.floating)
+  ]
+  return sum(~jnp.all(jnp.isfinite(leaf)) for leaf in arrays)
+
+
+def few_tokens(tokens: int, what: str) -> str:
+  """What to say of an evaluation over so few target tokens."""
+  error = 50 / math.sqrt(max(tokens, 1))
+  return (
+    f'WARNING: The evaluation has {tokens:,} target tokens only, so that the '
+    f'standard error of its accuracy may be {error:.1f} percentage points: '
+    f'enlarge {what} to at least {FEW_TOKENS:,} tokens.'
+  )
+
 
 def evaluation_line(values: Mapping[str, float]) -> str:
   """One line of what an evaluation gave."""
   line = (
     f'loss {values["loss"]:.4f} nats per target token, accuracy '
-    f'{values["accuracy"]:.2%}'
+    f'{values["accuracy"]:.2%} of {int(values["target_tokens"]):,} tokens'
   )
-  rest = {name: v for name, v in values.items() if name not in FIGURES}
+  known = (*FIGURES, 'target_tokens')
+  rest = {name: v for name, v in values.items() if name not in known}
   return f'{line}, {task_metrics.shown(rest)}' if rest else line
 
 
@@ -263,7 +335,10 @@ class Evaluation:
     return [*FIGURES, *names], '' if names else self._tasks.missing()
 
   def __call__(self, params: Mapping) -> dict[str, float]:
-    """FIGURES per target token, metrics of tasks; {} without a split."""
+    """FIGURES per target token, their number, metrics of tasks.
+
+    {} without a split.
+    """
     if not self._held_out:
       return {}
     sums = []
@@ -274,7 +349,7 @@ class Evaluation:
         hosts.meet()
       sums.append(self._compiled(params, batch))
     sums = jax.tree.map(lambda *x: sum(map(float, x)), *jax.device_get(sums))
-    found = metrics.per_token(sums)
+    found = metrics.per_token(sums) | {'target_tokens': sums['weights']}
     return found if self._tasks is None else found | self._tasks(params)
 
 

@@ -68,6 +68,7 @@ class Numbered:
   """Stands in for a DatasetConfig."""
 
   batch_size: int = 8
+  task_feature_lengths: dict | None = None
   last: int | None = None
   before_batch: object = None
   seen: list = dataclasses.field(default_factory=list)

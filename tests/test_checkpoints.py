@@ -1,14 +1,22 @@
 """What is saved stays whole; what is not whole is said and stepped over."""
 
+import errno
 import os
 import pathlib
+import random
 import resource
 import shutil
 
 import pytest
 from small_run import Numbered, losses, run
 
-from t5x_variants import errors, training_loop
+from t5x_variants import (
+  checkpoints,
+  checksums,
+  errors,
+  optimizer,
+  training_loop,
+)
 
 # tensorstore answers a failed read or write after orbax has closed the event
 # loop that asked, once for each array, and orbax leaves what it had not begun.
@@ -45,12 +53,12 @@ def test_any_truncated_file_of_the_newest_falls_back(copy, caplog):
   newest = copy / 'checkpoints/6'
   whole = copy.parent / 'whole'
   shutil.copytree(newest, whole)
+  # Of many arrays one stands for all: see the test of flipped bits.
   needed = [
-    path.relative_to(newest)
-    for path in files_of(newest)
-    # Files that say nothing about the values: losing one costs nothing.
-    if path.name not in ('commit_success.txt', '_CHECKPOINT_METADATA')
+    next(newest.glob(pattern)).relative_to(newest)
+    for pattern in ('state/d/*', 'state/_METADATA', 'data/*.json')
   ]
+  needed.append(pathlib.Path('checksums/checksums.json'))
   fell_back = []
   for path in needed:
     caplog.clear()
@@ -61,28 +69,120 @@ def test_any_truncated_file_of_the_newest_falls_back(copy, caplog):
     if dataset.seen:
       fell_back.append(path)
       assert len(dataset.seen) == 2  # Steps 5 and 6 once more.
-      assert 'Checkpoint of step 6 cannot be read' in caplog.text
+      assert 'The checkpoint of step 6 is damaged' in caplog.text
       shutil.rmtree(copy / 'checkpoints/unreadable-6')
     shutil.rmtree(newest)
     shutil.copytree(whole, newest)
     assert losses(copy).keys() == {1, 2, 3, 4, 5, 6}
-  # All that holds values: the arrays (what lies in ocdbt.process_0 has been
-  # merged into state/d) and the position in the data.
-  values = {p for p in needed if str(p).startswith(('state/d/', 'data/'))}
-  assert len(values) >= 2 and values <= set(fell_back)
+  assert fell_back == needed
 
 
-def test_all_broken_is_an_error_and_nothing_is_deleted(copy):
+def test_no_flipped_bit_is_missed(saved):
+  """Of every file that orbax or the data position has written in a step."""
+  step = saved / 'checkpoints/6'
+  assert checkpoints.damage(step) == ''
+  draw = random.Random(0)
+  own = [step / 'checksums/commit_success.txt']  # Orbax's last word.
+  files = [p for p in files_of(step) if p.parent != step and p not in own]
+  assert len(files) >= 8
+  for number in range(500):
+    path = files[number % len(files)]
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+    path.write_bytes(damaged)
+    assert checkpoints.damage(step), path
+    path.write_bytes(whole)
+  assert checkpoints.damage(step) == ''
+
+
+@pytest.mark.parametrize('name', ['_CHECKPOINT_METADATA', 'commit_success.txt'])
+def test_files_that_hold_no_value_can_be_damaged(copy, name):
+  """Orbax writes them when the step has its name; the values are the same."""
+  path = copy / 'checkpoints/6' / name
+  path.write_bytes(b'\xff' + path.read_bytes()[:-1])
+  before = losses(copy)
+  assert run(copy, 7, periods=PERIODS).items() > before.items()
+
+
+def test_all_damaged_is_an_error_each_time_and_nothing_is_deleted(copy):
+  # A step that was set aside before has the name.
+  (copy / 'checkpoints/unreadable-6').mkdir()
   for step in (2, 4, 6):
     for path in (copy / f'checkpoints/{step}/data').iterdir():
       os.truncate(path, 0)
-  with pytest.raises(errors.UserError, match='No checkpoint .* can be read'):
+  records = (copy / 'metrics.jsonl').read_bytes()
+  for _ in range(2):
+    with pytest.raises(errors.UserError, match='all are damaged'):
+      run(copy, 8, periods=PERIODS)
+    assert sorted(p.name for p in (copy / 'checkpoints').iterdir()) == [
+      'unreadable-2',
+      'unreadable-4',
+      'unreadable-6',
+      'unreadable-6-2',
+    ]
+    assert (copy / 'metrics.jsonl').read_bytes() == records
+
+
+@pytest.mark.parametrize('number', [errno.EIO, errno.EACCES, errno.ENOMEM])
+def test_what_cannot_be_read_for_now_is_left_as_it_is(
+  copy, monkeypatch, number
+):
+  """A mount that is gone or a lack of memory is no proof of damage."""
+
+  def fail(path):
+    raise OSError(number, os.strerror(number), str(path))
+
+  monkeypatch.setattr(checksums, 'of_file', fail)
+  with pytest.raises(errors.UserError, match='step 6 .* cannot be read') as e:
     run(copy, 8, periods=PERIODS)
-  assert sorted(p.name for p in (copy / 'checkpoints').iterdir()) == [
-    'unreadable-2',
-    'unreadable-4',
-    'unreadable-6',
-  ]
+  assert os.strerror(number) in str(e.value)
+  assert {p.name for p in (copy / 'checkpoints').iterdir()} == {'2', '4', '6'}
+  assert losses(copy).keys() == {1, 2, 3, 4, 5, 6}
+
+
+def test_a_step_without_checksums_that_fails_is_left_to_a_person(copy):
+  """As versions before the checksums wrote it."""
+  shutil.rmtree(copy / 'checkpoints/6/checksums')
+  for path in (copy / 'checkpoints/6/state/d').iterdir():
+    os.truncate(path, path.stat().st_size // 2)
+  with pytest.raises(errors.UserError, match='nothing proves'):
+    run(copy, 8, periods=PERIODS)
+  assert (copy / 'checkpoints/6').is_dir()
+
+
+@pytest.mark.parametrize('frozen', [None, 'token_embedder'])
+def test_another_optimizer_is_refused_and_nothing_is_lost(copy, frozen):
+  """COEFFICIENT_OPTIMIZER = None, and FROZEN."""
+
+  def rule(axes, learning_rate):
+    return optimizer.adafactor(axes, learning_rate, frozen=frozen)
+
+  before = {p: p.read_bytes() for p in copy.rglob('*') if p.is_file()}
+  with pytest.raises(errors.UserError, match='another optimizer') as error:
+    run(copy, 8, periods=PERIODS, optimizer=rule)
+  assert 'COEFFICIENT_OPTIMIZER' in str(error.value)
+  after = {p: p.read_bytes() for p in copy.rglob('*') if p.is_file()}
+  assert after.pop(copy / 'lock') == before.pop(copy / 'lock') == b''
+  assert after == before
+
+
+def test_records_without_checkpoints_are_not_overwritten(copy):
+  shutil.rmtree(copy / 'checkpoints')
+  records = (copy / 'metrics.jsonl').read_bytes()
+  with pytest.raises(errors.UserError, match='records up to step 6 and no'):
+    run(copy, 8, periods=PERIODS)
+  assert (copy / 'metrics.jsonl').read_bytes() == records
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_starts_again(
+  copy, capsys
+):
+  shutil.rmtree(copy / 'checkpoints')
+  before = losses(copy)
+  late = training_loop.Periods(log=1, eval=100, checkpoint=50)
+  assert run(copy, 6, periods=late) == before
+  assert 'before its first checkpoint' in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_model_names_what_differs(copy):
@@ -107,11 +207,11 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good_step(copy):
 
   limits = []
   try:
-    with pytest.raises(errors.UserError, match='Cannot write') as error:
+    with pytest.raises(errors.UserError, match='annot .*wr') as error:
       run(copy, 20, Numbered(before_batch=fill_up), periods=PERIODS)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits[0])
-  assert 'last complete checkpoint is intact' in str(error.value)
+  assert 'intact' in str(error.value)
   dataset = Numbered()
   run(copy, 10, dataset, periods=PERIODS)
   assert dataset.seen[0][0] in (6 * 8, 7 * 8, 8 * 8)

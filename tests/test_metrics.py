@@ -1,13 +1,20 @@
 """What a run leaves behind: each step once, readable by other programs."""
 
+import contextlib
+import io
 import json
+import resource
+import signal
 import struct
 import time
+import tracemalloc
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 from tensorboardX.proto import event_pb2
 
-from t5x_variants import errors, metrics
+from t5x_variants import errors, logs, metrics
 
 VALUES = {'loss': 2.5, 'accuracy': 0.25}
 
@@ -88,6 +95,132 @@ def test_a_half_written_last_line_is_no_record(tmp_path, rest):
   assert [record['step'] for record in lines(tmp_path)] == [10, 20, 30]
 
 
+@pytest.mark.parametrize(
+  'line',
+  [
+    b'\xff\xfe not UTF-8\n',
+    b'[1, 2]\n',
+    b'7\n',
+    b'{"step": "20", "split": "train", "time": 1.0}\n',
+    b'{"step": 20.5, "split": "train", "time": 1.0}\n',
+    b'{"step": 20}\n',
+    b'\n\n',
+    b'{"a":' * 5000 + b'\n',
+  ],
+)
+@pytest.mark.parametrize('place', ['before', 'after', 'alone'])
+def test_a_line_that_is_no_record_stops_nothing(tmp_path, line, place):
+  write(tmp_path, [] if place == 'alone' else [10, 20])
+  path = tmp_path / 'metrics.jsonl'
+  path.touch()
+  before = path.read_bytes()
+  path.write_bytes(line + before if place == 'before' else before + line)
+  kept = [] if place == 'alone' else [10, 20]
+  assert steps(tmp_path) == kept
+  write(tmp_path, [30], first_step=20)
+  assert steps(tmp_path) == [*kept, 30]
+  assert metrics.last_step(tmp_path) == 30
+
+
+def test_a_line_end_that_was_lost_joins_no_records(tmp_path):
+  write(tmp_path, [10, 20])
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(path.read_bytes()[:-1])
+  write(tmp_path, [30], first_step=20)
+  assert steps(tmp_path) == [10, 20, 30]
+
+
+@hypothesis.given(
+  lengths=st.lists(st.integers(0, 300), max_size=30),
+  ends=st.booleans(),
+  block=st.integers(1, 200),
+)
+def test_lines_are_read_backwards_in_any_blocks(lengths, ends, block):
+  lines = [b'%d' % (i % 10) * n + b'\n' for i, n in enumerate(lengths)]
+  data = b''.join(lines) + (b'' if ends else b'rest')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(metrics, '_BLOCK', block)
+    found = list(metrics._lines_backwards(io.BytesIO(data)))
+  assert [line for *_, line in found] == data.splitlines(keepends=True)[::-1]
+  assert all(data[begin:end] == line for begin, end, line in found)
+
+
+def test_a_long_run_goes_on_at_the_cost_of_its_end(tmp_path):
+  """A million records took a minute and 3 GiB to go on from."""
+  line = '{"step": %d, "split": "train", "time": 1.0, "loss": 2.0}\n'
+  with (tmp_path / 'metrics.jsonl').open('w') as file:
+    file.writelines(line % step for step in range(1, 300_001))
+  tracemalloc.start()
+  begun = time.process_time()
+  write(tmp_path, [], first_step=299_995)
+  assert time.process_time() - begun < 1.0
+  assert tracemalloc.get_traced_memory()[1] < 20e6
+  tracemalloc.stop()
+  assert metrics.last_step(tmp_path) == 299_995
+
+
+@contextlib.contextmanager
+def full_disk():
+  """No file can grow beyond four bytes, as if no space were left."""
+  # A file system that is full for a moment, without a file system of one's own.
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_disk_that_is_full_for_a_moment_loses_no_record(tmp_path):
+  """It stopped TensorBoard's writer for good, and with it the run."""
+  writer = metrics.RunWriter(tmp_path)
+  writer.write(1, 'train', VALUES)
+  with full_disk():
+    # More than any queue holds.
+    for step in range(2, 50):
+      writer.write(step, 'train', VALUES)
+  writer.write(50, 'train', VALUES)
+  assert steps(tmp_path) == list(range(1, 51))
+  writer.flush()
+  writer.close()
+  assert sorted(
+    event.step
+    for event in events(tmp_path)
+    for value in event.summary.value
+    if value.tag == 'train/loss'
+  ) == list(range(1, 51))
+
+
+def test_a_disk_that_stays_full_is_one_sentence_before_a_checkpoint(tmp_path):
+  with metrics.RunWriter(tmp_path) as writer:
+    writer.write(1, 'train', VALUES)
+    with full_disk():
+      writer.write(2, 'train', VALUES)
+      with pytest.raises(errors.UserError, match='make room'):
+        writer.flush()
+      assert steps(tmp_path) == [1]
+  assert steps(tmp_path) == [1, 2]
+
+
+def test_closing_does_not_hide_the_error_that_ended_the_run(tmp_path):
+  with full_disk(), pytest.raises(ZeroDivisionError):
+    with metrics.RunWriter(tmp_path) as writer:
+      writer.write(1, 'train', VALUES)
+      raise ZeroDivisionError
+
+
+def test_events_are_there_before_the_run_ends(tmp_path):
+  writer = metrics.RunWriter(tmp_path)
+  for step in (1, 2, 3):
+    writer.write(step, 'train', VALUES)
+  # As after SIGKILL: nothing is closed.
+  found = [e.step for e in events(tmp_path) if e.summary.value]
+  assert found == [1, 1, 2, 2, 3, 3]
+  writer.close()
+
+
 def test_a_folder_without_metrics_is_named(tmp_path):
   with pytest.raises(errors.UserError, match='metrics.jsonl') as error:
     metrics.read(tmp_path / 'nowhere')
@@ -129,7 +262,7 @@ def test_tensorboard_reads_the_same_numbers(tmp_path):
 
 @pytest.mark.parametrize('first_step, purged', [(0, 0), (20, 21)])
 def test_a_restart_purges_what_it_writes_again(tmp_path, first_step, purged):
-  write(tmp_path, [], first_step=first_step)
+  write(tmp_path, [30], first_step=first_step)
   starts = [
     event.step
     for event in events(tmp_path)
@@ -222,6 +355,6 @@ def test_the_line_has_what_a_tpu_gives():
 
 
 def test_a_line_is_said_at_once_and_not_on_stdout(capsys):
-  metrics.say('hello')
+  logs.say('hello')
   captured = capsys.readouterr()
   assert (captured.out, captured.err) == ('', 'hello\n')

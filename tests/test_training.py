@@ -11,7 +11,9 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from small_run import VOCAB, Numbered, Rows, losses, mesh_of, run
 
@@ -121,13 +123,42 @@ def test_stops_at_a_loss_that_is_not_finite(tmp_path):
 
   with pytest.raises(errors.UserError, match='not finite') as error:
     run(tmp_path, 12, learning_rate=poisoned)
-  assert 'step 4 is the last good one' in str(error.value)
+  assert 'checkpoint of step 4 is the last one and is kept' in str(error.value)
   assert sorted(losses(tmp_path)) == [1, 2, 3, 4, 5, 6]
   numbers = [value for row in losses(tmp_path).values() for value in row[:4]]
   assert all(map(math.isfinite, numbers))
   saved = checkpoints.Checkpoints(tmp_path / 'checkpoints')
   assert saved.latest_step() == 4
   saved.close()
+
+
+def poisoned_at(wanted):
+  """An optimizer whose update of one step has a NaN; the loss has none yet."""
+
+  def rule(axes, learning_rate):
+    def update(updates, count, params=None):
+      bad = jnp.where(count == wanted - 1, jnp.nan, 0.0)
+      return jax.tree.map(lambda u: u * 0.01 + bad, updates), count + 1
+
+    del axes, learning_rate
+    return optax.GradientTransformation(
+      lambda params: jnp.zeros((), jnp.int32), update
+    )
+
+  return rule
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+  """The loss of step 8 is that of before its update."""
+  with pytest.raises(errors.UserError, match='update of step 8 made') as error:
+    run(tmp_path, 12, optimizer=poisoned_at(8))
+  assert 'checkpoint of step 4 is the last one' in str(error.value)
+  assert {p.name for p in (tmp_path / 'checkpoints').iterdir()} == {'4'}
+  # Soon after a restore the older steps are named.
+  run(tmp_path, 7, optimizer=poisoned_at(8))
+  with pytest.raises(errors.UserError, match='update of step 8') as error:
+    run(tmp_path, 12, optimizer=poisoned_at(8))
+  assert 'move 7 away to go on from step 4' in str(error.value)
 
 
 def test_loss_falls_and_the_held_out_batches_stay_the_same(tmp_path):
@@ -149,11 +180,11 @@ def test_what_a_run_directory_holds(unbroken):
   info = (folder / 'model-info.txt').read_text()
   assert 'encoder/layers_0/mlp/activation/numerator' in info
   assert '20 of them coefficients' in info
-  assert sorted(p.name for p in (folder / 'checkpoints').iterdir()) == [
-    '12',
+  assert {p.name for p in (folder / 'checkpoints').iterdir()} == {
     '4',
     '8',
-  ]
+    '12',
+  }
   assert list(folder.glob('events.out.tfevents.*'))
   record = json.loads((folder / 'metrics.jsonl').read_text().splitlines()[-2])
   assert {

@@ -1,0 +1,175 @@
+"""A run directory belongs to one run; what else changes is named."""
+
+import gin
+import pytest
+
+from t5x_variants import changes, errors, gin_utils, metrics, train
+
+FILES = ['models/tiny', 'data/prepared', 'runs/pretrain']
+SMALL = [
+  'BATCH_SIZE=8',
+  'EVAL_STEPS=1',
+  'CHECKPOINT_PERIOD=2',
+  'LOG_PERIOD=1',
+  'NUM_MICROBATCHES=1',
+  'MLP_DIM=24',
+  'network.T5Config.emb_dim=8',
+  'network.T5Config.num_heads=1',
+  'network.T5Config.head_dim=8',
+  'network.T5Config.num_encoder_layers=1',
+  'network.T5Config.num_decoder_layers=1',
+]
+
+
+def start(folder, variant='relu', *bindings, steps=4):
+  """Trains as the command does, with a model that is very small."""
+  gin.clear_config()
+  files = [f'gin/{name}.gin' for name in [*FILES, f'variants/{variant}']]
+  chosen = [f"MODEL_DIR='{folder}'", f'TRAIN_STEPS={steps}']
+  gin_utils.parse(files, [*SMALL, *chosen, *bindings])
+  train.train()
+
+
+def content(folder):
+  return {
+    path.relative_to(folder): path.read_bytes()
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('finished') / 'run'
+  start(folder)
+  return folder
+
+
+@pytest.mark.parametrize('steps', [4, 8])  # Finished, and to be gone on with.
+@pytest.mark.parametrize(
+  'variant, binding, words',
+  [
+    ('gelu', None, "of ReLU, and this one is of GELU: .*'relu' and is now"),
+    ('squared_relu', None, 'of ReLU, and this one is of Squared ReLU'),
+    ('relu', 'RANDOM_SEED=1', 'RANDOM_SEED was 0 and is now 1'),
+    ('relu', 'BATCH_SIZE=16', 'BATCH_SIZE was 8 and is now 16'),
+    ('relu', 'PACK=False', 'PACK was True and is now False'),
+    (
+      'relu',
+      "TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 114}",
+      'TASK_FEATURE_LENGTHS was None and is now',
+    ),
+  ],
+)
+def test_another_run_is_refused_and_nothing_changes(
+  finished, steps, variant, binding, words
+):
+  before = content(finished)
+  with pytest.raises(errors.UserError, match=words) as error:
+    start(finished, variant, *filter(None, [binding]), steps=steps)
+  assert f'MODEL_DIR {finished} holds another run' in str(error.value)
+  assert content(finished) == before
+
+
+def test_a_finished_run_is_left_as_it_is(finished, capsys):
+  before = content(finished)
+  start(finished, 'relu', 'Z_LOSS=0.0')
+  assert 'Nothing to do' in capsys.readouterr().err
+  assert content(finished) == before
+
+
+def test_other_changes_are_named_and_the_earlier_settings_kept(
+  tmp_path, capsys
+):
+  folder = tmp_path / 'run'
+  start(folder, steps=2)
+  first = (folder / 'config.gin').read_text()
+  capsys.readouterr()
+  start(folder, 'relu', 'Z_LOSS=0.0', 'LEARNING_RATE=0.5', steps=4)
+  said = capsys.readouterr().err
+  assert (
+    'Changed since step 2: LEARNING_RATE was 1.0 and is now 0.5; TRAIN_STEPS '
+    'was 2 and is now 4; Z_LOSS was 0.0001 and is now 0.0.'
+  ) in said
+  assert 'differ from one that was started with TRAIN_STEPS=4' in said
+  assert (folder / 'config-2.gin').read_text() == first
+  assert 'Z_LOSS = 0.0\n' in (folder / 'config.gin').read_text()
+  assert [r['step'] for r in metrics.read(folder, 'train')] == [1, 2, 3, 4]
+
+
+CONFIG = """
+from t5x_variants.activations import rational
+from t5x_variants import network
+ACTIVATION = @rational.rational()
+TRAIN_STEPS = 10
+trainer.train.model = @network.Transformer()
+trainer.train.train_dataset = @train/data.DatasetConfig()
+trainer.train.eval_dataset = @eval/data.DatasetConfig()
+trainer.train.total_steps = %TRAIN_STEPS
+train/data.DatasetConfig.mixture_or_task_name = @tasks.span_corruption()
+tasks.span_corruption.noise_density = 0.15
+tasks.span_corruption.source = @corpora.embedded()
+eval/data.DatasetConfig.num_epochs = 1
+network.Transformer.config = @network.T5Config()
+MODEL/network.T5Config.activation = %ACTIVATION
+MODEL/network.T5Config.dropout_rate = 0.0
+MODEL/network.T5Config.mlp_dim = \\
+    @mlp.width()
+MODEL/mlp.width.mlp_dim = 384
+ACTIVATION/rational.rational.version = 'A'
+schedules.rsqrt.warmup_steps = 1000
+"""
+
+
+@pytest.mark.parametrize(
+  'old, new',
+  [
+    ("version = 'A'", "version = 'B'"),
+    ('= @rational.rational()', "= 'gelu'"),
+    ('noise_density = 0.15', 'noise_density = 0.5'),
+    ('@corpora.embedded()', '@corpora.text_files()'),
+    ('mlp_dim = 384', 'mlp_dim = 192'),
+  ],
+)
+def test_what_makes_another_run(old, new):
+  assert CONFIG.count(old) == 1
+  other_run, others = changes.between(CONFIG, CONFIG.replace(old, new))
+  assert len(other_run) == 1 and not others
+
+
+@pytest.mark.parametrize(
+  'old, new, text',
+  [
+    (
+      'TRAIN_STEPS = 10',
+      'TRAIN_STEPS = 20',
+      'TRAIN_STEPS was 10 and is now 20',
+    ),
+    (
+      'dropout_rate = 0.0',
+      'dropout_rate = 0.1',
+      'MODEL/T5Config.dropout_rate was 0.0 and is now 0.1',
+    ),
+    ('num_epochs = 1', 'num_epochs = 2', 'eval/DatasetConfig.num_epochs was 1'),
+    (
+      'warmup_steps = 1000',
+      'warmup_steps = 10',
+      'rsqrt.warmup_steps was 1000 and is now 10',
+    ),
+  ],
+)
+def test_what_is_only_named(old, new, text):
+  other_run, others = changes.between(CONFIG, CONFIG.replace(old, new))
+  assert not other_run and len(others) == 1 and others[0].startswith(text)
+
+
+def test_other_names_of_modules_and_new_parameters_are_no_change():
+  same = (
+    CONFIG.replace('network.', 'model.network.')
+    .replace('rational.rational', 'activations.rational.rational')
+    .replace('trainer.train.', 't5x_variants.training.trainer.train.')
+  )
+  assert same != CONFIG
+  assert changes.between(CONFIG, same) == ([], [])
+  more = CONFIG + 'schedules.rsqrt.new_parameter = 3\n'
+  assert changes.between(CONFIG, more) == ([], [])
