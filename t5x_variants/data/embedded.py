@@ -20,7 +20,7 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from t5x_variants.data import prepared_set
+from t5x_variants.data import prepared_info, prepared_set
 from t5x_variants.errors import UserError
 
 _log = logging.getLogger('t5x_variants')
@@ -163,7 +163,7 @@ def prepared(task_feature_lengths: Mapping[str, int] | None = None) -> str:
   lengths = dict(task_feature_lengths or {'inputs': 256, 'targets': 64})
   sizes = 'x'.join(str(lengths.get(name)) for name in ('inputs', 'targets'))
   name = f'embedded-{edition(BUILDER_VERSION)}'
-  name += f'-prepared{prepared_set.FORMAT}-{sizes}'
+  name += f'-prepared{prepared_info.FORMAT}-{sizes}'
   folder = cache_folder() / name
   if (folder / prepared_set.INFO).exists():
     return str(folder)

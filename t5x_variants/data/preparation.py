@@ -16,12 +16,13 @@ import itertools
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from array_record.python import array_record_module
 
-from t5x_variants.data import noise, prepared_set
+from t5x_variants.data import noise, prepared_info, prepared_set
 from t5x_variants.data import span_corruption as corruption
 from t5x_variants.data._tensorflow import seqio, tf
 from t5x_variants.errors import UserError
@@ -45,7 +46,7 @@ class Preparation:
   """
 
   output: str
-  info: prepared_set.Info
+  info: prepared_info.Info
   shards: dict[str, int]
 
   def work(self) -> list[tuple[str, int]]:
@@ -90,7 +91,7 @@ def configure(
   length = noise.chunk_length(*lengths.values(), density, mean)
   vocabulary = task.output_features['targets'].vocabulary
   corruption.check_sentinels(vocabulary, length, density, mean)
-  info = prepared_set.Info(
+  info = prepared_info.Info(
     task=mixture_or_task_name,
     task_feature_lengths=lengths,
     chunk_length=length,
@@ -138,9 +139,9 @@ def _parts(source, split: str) -> int:
   return max(1, min(len(source.list_shards(split)), 1024))
 
 
-def _described(vocabulary) -> prepared_set.Vocabulary:
+def _described(vocabulary) -> prepared_info.Vocabulary:
   path = getattr(vocabulary, 'sentencepiece_model_file', '')
-  found = prepared_set.Vocabulary(
+  found = prepared_info.Vocabulary(
     kind=type(vocabulary).__name__,
     vocab_size=vocabulary.vocab_size,
     extra_ids=vocabulary.extra_ids or 0,
@@ -203,9 +204,9 @@ def begin(work: Preparation) -> list[tuple[str, int]] | None:
       begun = _begun(path)
       if begun != plan:
         raise UserError(
-          f'{work.output} holds the beginning of another set'
+          f'The folder {work.output} holds the beginning of another set'
           f' ({_difference(begun, plan)}): give another --output, or remove'
-          ' the folder'
+          ' the folder.'
         )
     tf.io.gfile.makedirs(work.path(PROGRESS))
     _put(path, json.dumps(plan).encode())
@@ -219,29 +220,29 @@ def begin(work: Preparation) -> list[tuple[str, int]] | None:
 
 def _begun(path: str) -> dict:
   try:
-    return json.loads(_bytes(path))
-  except ValueError as error:
+    return dict(json.loads(_bytes(path)))
+  except (ValueError, TypeError) as error:
     raise UserError(
-      f'{path} is damaged: remove the folder and start again'
+      f'The file {path} is damaged: remove the folder and start again.'
     ) from error
 
 
 def _finished_before(work: Preparation) -> None:
   try:
-    info = prepared_set.from_json(_bytes(work.path(prepared_set.INFO)).decode())
-    found = json.loads(info.to_json())
-  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    text = _bytes(work.path(prepared_set.INFO)).decode()
+    found = prepared_info.from_json(text).fields()
+  except ValueError as error:
     raise UserError(
-      f'{work.path(prepared_set.INFO)} is damaged or of another version: give'
-      ' another --output, or remove the folder'
+      f'The file {work.path(prepared_set.INFO)} is damaged or of another'
+      f' version ({error}): give another --output, or remove the folder.'
     ) from error
-  wanted = json.loads(work.info.to_json())
+  wanted = work.info.fields()
   same = {'splits': {}, 'libraries': {}}
   if found | same != wanted | same:
     raise UserError(
-      f'{work.output} holds another set'
+      f'The folder {work.output} holds another set'
       f' ({_difference(found | same, wanted | same)}): give another --output,'
-      ' or remove the folder'
+      ' or remove the folder.'
     )
 
 
@@ -343,7 +344,7 @@ def _documents(
     yield from np.split(tokens, ends[1:-1])
 
 
-def finish(work: Preparation) -> prepared_set.Info:
+def finish(work: Preparation) -> prepared_info.Info:
   """Joins the lengths and writes info.json: from then on the set counts.
 
   Args:
@@ -364,9 +365,9 @@ def finish(work: Preparation) -> prepared_set.Info:
   return info
 
 
-def _finish_split(work: Preparation, split: str) -> prepared_set.Split:
+def _finish_split(work: Preparation, split: str) -> prepared_info.Split:
   dtype, count = work.info.dtype, work.shards[split]
-  shards, tokens = [], 0
+  shards, tokens, checksum = [], 0, 0
   whole = work.path(PROGRESS, prepared_set.lengths_file(split))
   with tf.io.gfile.GFile(whole, 'wb') as file:
     for index in range(count):
@@ -374,8 +375,9 @@ def _finish_split(work: Preparation, split: str) -> prepared_set.Split:
       lengths = np.frombuffer(data, dtype)
       name = prepared_set.shard_file(split, index, count)
       size = tf.io.gfile.stat(work.path(name)).length if data else 0
-      shards.append(prepared_set.Shard(name, len(lengths), size))
+      shards.append(prepared_info.Shard(name, len(lengths), size))
       tokens += int(lengths.sum(dtype=np.int64))
+      checksum = zlib.crc32(data, checksum)
       file.write(data)
   if not tokens:
     raise UserError(
@@ -387,4 +389,4 @@ def _finish_split(work: Preparation, split: str) -> prepared_set.Split:
   examples = sum(shard.examples for shard in shards)
   # What holds nothing has no file.
   kept = tuple(shard for shard in shards if shard.examples)
-  return prepared_set.Split(examples, tokens, kept)
+  return prepared_info.Split(examples, tokens, kept, checksum)

@@ -20,7 +20,13 @@ import grain
 import numpy as np
 from etils import epath
 
-from t5x_variants.data import noise, positions, prepared_set, rows
+from t5x_variants.data import (
+  noise,
+  positions,
+  prepared_info,
+  prepared_set,
+  rows,
+)
 from t5x_variants.errors import UserError
 
 # Batches ready before they are asked for.
@@ -241,7 +247,7 @@ class Batches:
     self._position = int(state['example'])
 
 
-def _check_lengths(info: prepared_set.Info, lengths, folder) -> None:
+def _check_lengths(info: prepared_info.Info, lengths, folder) -> None:
   if not {'inputs', 'targets'} <= set(lengths):
     raise UserError(
       f"TASK_FEATURE_LENGTHS={lengths!r}: give those of 'inputs' and 'targets'"
