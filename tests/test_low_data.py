@@ -179,10 +179,11 @@ def test_a_benchmark_s_examples_and_metrics_survive(task, tmp_path):
   (plain,) = examples.open_split(whole, LENGTHS, 'validation')
   (test,) = examples.open_split(name, LENGTHS, 'test')
   assert test.inputs == plain.inputs and len(test) > 1
-  assert test.metrics(test.targets) == plain.metrics(plain.targets)
+  found = test.predict_metrics(test.targets)
+  assert found == plain.predict_metrics(plain.targets)
   for split in ('train', 'validation'):
     (found,) = examples.open_split(name, LENGTHS, split)
-    assert len(found) == 1 and found.metrics(found.targets)
+    assert len(found) == 1 and found.predict_metrics(found.targets)
 
 
 def test_bad_input_is_refused(name):
