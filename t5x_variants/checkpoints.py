@@ -201,10 +201,11 @@ class Checkpoints:
           ),
         )
         return restored['state']
-      except errors.UserError:
-        raise  # Whole, but of another run: nothing to set aside.
       except Exception as error:
         # Which exception a damaged file ends in depends on the file.
+        of_another_run = isinstance(error, errors.UserError)
+        if of_another_run and not isinstance(error, errors.DamagedError):
+          raise  # Whole: nothing to set aside.
         if jax.process_count() > 1:
           raise self._unreadable(step, error) from error
         self._set_aside(step, error)

@@ -465,7 +465,7 @@ def test_what_does_not_suit_is_refused(folder):
     opened(lengths={'inputs': 32, 'targets': 24})
   with pytest.raises(UserError, match="split is 'test'"):
     opened(split='test')
-  with pytest.raises(UserError, match='multiple of num_shards=3'):
+  with pytest.raises(UserError, match='multiple of the 3 hosts'):
     opened(num_shards=3)
   with pytest.raises(UserError, match='mount the bucket'):
     prepared_set.load('gs://bucket/set')

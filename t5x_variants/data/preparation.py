@@ -22,9 +22,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from array_record.python import array_record_module
 
-from t5x_variants.data import noise, prepared_info, prepared_set
+from t5x_variants.data import (
+  noise,
+  positions,
+  prepared_info,
+  prepared_set,
+  tasks,
+)
 from t5x_variants.data import span_corruption as corruption
-from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data._tensorflow import reason_of, seqio, tf
 from t5x_variants.errors import UserError
 
 SPLITS = ('train', 'validation')
@@ -33,6 +39,11 @@ _OPTIONS = 'group_size:1,zstd:1'
 _DOCUMENTS = 64
 _LIBRARIES = ('array_record', 'numpy', 'seqio', 'tensorflow')
 _MODEL = 'vocabulary.model'
+_EOS_STEPS = {
+  tasks.append_eos,
+  seqio.preprocessors.append_eos,
+  seqio.preprocessors.append_eos_after_trim,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +93,8 @@ def configure(
     options.get(name, defaults[name].default)
     for name in ('noise_density', 'mean_noise_span_length', 'documents_joined')
   )
-  if not {'inputs', 'targets'} <= set(task_feature_lengths or ()):
-    raise UserError(
-      f'TASK_FEATURE_LENGTHS={task_feature_lengths!r}: give those of'
-      " 'inputs' and 'targets'"
-    )
-  lengths = {name: task_feature_lengths[name] for name in ('inputs', 'targets')}
+  given = positions.feature_lengths(task_feature_lengths)
+  lengths = {name: given[name] for name in ('inputs', 'targets')}
   length = noise.chunk_length(*lengths.values(), density, mean)
   vocabulary = task.output_features['targets'].vocabulary
   corruption.check_sentinels(vocabulary, length, density, mean)
@@ -115,21 +122,33 @@ def _task(name: str) -> seqio.Task:
     return seqio.TaskRegistry.get(name)
   except ValueError as error:
     raise UserError(
-      f'MIXTURE_OR_TASK_NAME={name!r} is no registered task: take a file of'
-      ' gin/data, or import the module that registers it (a mixture is'
-      ' prepared task by task)'
+      f'MIXTURE_OR_TASK_NAME is {name!r}, which is no registered task: take a'
+      ' file of gin/data, or import the module that registers it (a mixture is'
+      ' prepared task by task).'
     ) from error
 
 
 def _up_to_tokens(task: seqio.Task):
   """The preprocessors before span corruption, and its own options."""
-  for place, step in enumerate(task.preprocessors):
-    if getattr(step, 'func', step) is corruption.corrupt_spans:
-      return task.preprocessors[:place], getattr(step, 'keywords', {})
-  raise UserError(
-    f'the task {task.name!r} has no span corruption of t5x_variants'
-    ' (tasks.span_corruption): only such tasks can be prepared, others are'
-    ' read by seqio'
+  steps = [getattr(step, 'func', step) for step in task.preprocessors]
+  if corruption.corrupt_spans not in steps:
+    raise UserError(
+      f'The task {task.name!r} has no span corruption of t5x_variants'
+      ' (tasks.span_corruption): only such tasks can be prepared, others are'
+      ' read by seqio.'
+    )
+  place = steps.index(corruption.corrupt_spans)
+  # The reader corrupts spans and ends both sides with EOS, no more.
+  ends = all(feature.add_eos for feature in task.output_features.values())
+  rest = steps[place + 1 :]
+  if not ends or len(rest) != 1 or rest[0] not in _EOS_STEPS:
+    raise UserError(
+      f'The task {task.name!r} does something else after span corruption than'
+      ' to append EOS to inputs and targets: it cannot be prepared, but it can'
+      ' be read by seqio.'
+    )
+  return task.preprocessors[:place], getattr(
+    task.preprocessors[place], 'keywords', {}
   )
 
 
@@ -165,11 +184,10 @@ def _writing(output: str):
   try:
     yield
   except (OSError, RuntimeError, tf.errors.OpError) as error:
-    reason = ' '.join(str(getattr(error, 'message', None) or error).split())
     raise UserError(
-      f'cannot write to {output}: {reason[:200]}. What is whole is kept and'
+      f'Cannot write to {output}: {reason_of(error)}. What is whole is kept and'
       ' the set does not count as prepared; free some space or make the folder'
-      ' writable, then run the same command again'
+      ' writable, then run the same command again.'
     ) from error
 
 
@@ -229,8 +247,8 @@ def _begun(path: str) -> dict:
 
 def _finished_before(work: Preparation) -> None:
   try:
-    text = _bytes(work.path(prepared_set.INFO)).decode()
-    found = prepared_info.from_json(text).fields()
+    data = _bytes(work.path(prepared_set.INFO))
+    found = prepared_info.from_json(data).fields()
   except ValueError as error:
     raise UserError(
       f'The file {work.path(prepared_set.INFO)} is damaged or of another'
@@ -339,9 +357,16 @@ def _documents(
   options.threading.max_intra_op_parallelism = 1
   # In lots: a call to TensorFlow costs more than a short document.
   dataset = dataset.ragged_batch(_DOCUMENTS).with_options(options)
-  for lot in dataset:
-    tokens, ends = lot.values.numpy(), lot.row_splits.numpy()
-    yield from np.split(tokens, ends[1:-1])
+  try:
+    for lot in dataset:
+      tokens, ends = lot.values.numpy(), lot.row_splits.numpy()
+      yield from np.split(tokens, ends[1:-1])
+  except tf.errors.OpError as error:
+    raise UserError(
+      f'The documents of {work.info.task}, split {split!r}, cannot be read:'
+      f' {reason_of(error)}. What is whole is kept; check the files, then run'
+      ' the same command again.'
+    ) from error
 
 
 def finish(work: Preparation) -> prepared_info.Info:
@@ -381,8 +406,8 @@ def _finish_split(work: Preparation, split: str) -> prepared_info.Split:
       file.write(data)
   if not tokens:
     raise UserError(
-      f'the task {work.info.task!r} has no example in the split {split!r}: its'
-      ' documents are too few or too short'
+      f'The task {work.info.task!r} has no example in the split {split!r}: its'
+      ' documents are too few or too short.'
     )
   lengths_file = work.path(prepared_set.lengths_file(split))
   tf.io.gfile.rename(whole, lengths_file, overwrite=True)

@@ -8,18 +8,16 @@ versions wrote, have none.
 import dataclasses
 import hashlib
 import json
-import zlib
 from collections.abc import Mapping
 
 import numpy as np
 
-from t5x_variants.data import noise
+from t5x_variants.data import checked_json, noise
 
 # Raise it when a reader of today would misread the set.
 FORMAT = 2
 # The one without checksums.
 FIRST_FORMAT = 1
-_CHECKSUM = 'crc32'
 
 
 def _check_types(record) -> None:
@@ -145,6 +143,12 @@ class Info:
     large = max(self.vocabulary.vocab_size, self.chunk_length) > 2**16
     return np.dtype('<u4' if large else '<u2')
 
+  def target_tokens(self, split: str) -> float:
+    """About how many tokens a model is asked for in an epoch of a split."""
+    share = self.noise_density * (1.0 + 1.0 / self.mean_noise_span_length)
+    # Of each example one is the EOS.
+    return self.splits[split].tokens * share + self.splits[split].examples
+
   def fields(self) -> dict:
     """All of it as JSON has it; a set of format 1 as that format has it."""
     found = dataclasses.asdict(self)
@@ -155,8 +159,7 @@ class Info:
 
   def to_json(self) -> str:
     """As text with its checksum; the same set, the same text."""
-    fields = self.fields()
-    return json.dumps(fields | {_CHECKSUM: _crc32(fields)}, indent=1) + '\n'
+    return checked_json.dumps(self.fields(), indent=1)
 
   def fingerprint(self) -> str:
     """Tells this set from any other, whichever libraries wrote it."""
@@ -164,23 +167,16 @@ class Info:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _crc32(fields: Mapping) -> int:
-  """Of the values, however they are laid out in the file."""
-  return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
-
-
-def from_json(text: str) -> Info:
+def from_json(data: bytes) -> Info:
   """The reverse of `to_json`.
 
   Raises:
     ValueError: the text is damaged, or was never written by `to_json`.
   """
-  fields = json.loads(text)
+  fields, checked = checked_json.loads(data)
   try:
-    checked = fields['format'] != FIRST_FORMAT
-    checksum = fields.pop(_CHECKSUM, None)
-    if checksum != (_crc32(fields) if checked else None):
-      raise ValueError('its checksum is not that of its content')
+    if checked == (fields['format'] == FIRST_FORMAT):
+      raise ValueError('it has no checksum, or one too many')
     splits = {
       name: Split(**split | {'shards': tuple(map(_shard, split['shards']))})
       for name, split in fields['splits'].items()

@@ -119,7 +119,7 @@ def _read_info(path: pathlib.Path) -> prepared_info.Info:
       ' folder.'
     )
   try:
-    return prepared_info.from_json(data.decode('utf-8'))
+    return prepared_info.from_json(data)
   except ValueError as error:
     raise UserError(
       f'The file {path / INFO} is damaged or was not written by prepare_data'
