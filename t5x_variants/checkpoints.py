@@ -285,10 +285,14 @@ class Checkpoints:
         found = damage(epath.Path(self._directory) / str(step))
       except OSError as error:
         raise self._unreadable(step, error) from error
-      if found:
-        self._set_aside(step, found)
-      else:
-        return self._restore(step, state, position)
+      if not found:
+        try:
+          return self._restore(step, state, position)
+        except errors.DamagedError as error:
+          if jax.process_count() > 1:
+            raise  # Only this host knows: its position is its own.
+          found = errors.reason(error)
+      self._set_aside(step, found)
     if set_aside := self._set_aside_before():
       raise errors.UserError(
         f'No checkpoint in {self._directory} can be used: all are damaged. '
@@ -310,7 +314,7 @@ class Checkpoints:
         ),
       )['state']
     except errors.UserError:
-      raise  # The position is of other data.
+      raise  # The position is damaged, or of other data.
     except Exception as error:
       # Orbax, tensorstore and TensorFlow have no base class in common.
       raise self._unreadable(step, error) from error

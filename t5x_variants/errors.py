@@ -9,6 +9,10 @@ class UserError(ValueError):
   """Wrong input, said in one sentence: what, its value, what is allowed."""
 
 
+class DamagedError(UserError):
+  """Something saved cannot be read; what was saved before it still may."""
+
+
 def check_positive(name: str, value: int) -> None:
   """Raises a `UserError` unless `value` is a whole number from 1 up."""
   if not isinstance(value, int) or value < 1:

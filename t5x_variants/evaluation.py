@@ -2,8 +2,9 @@
 
 Training evaluates on the first EVAL_STEPS batches, so as not to wait; this is
 the same sum over all of them. Where a task has metrics its inputs are decoded
-and judged, see `task_metrics`. The predictions can be written, and those of a
-file judged in their place, as JSON lines in the order of the split:
+and judged and its targets scored, see `task_metrics`. The predictions can be
+written, and those of a file judged in their place, as JSON lines in the order
+of the split:
 
   {"task": ..., "inputs": ..., "target": ..., "prediction": ...}
 """
@@ -77,8 +78,11 @@ def evaluate(
     )
     judged = {}
     if tasks is not None:
-      predictions = tasks.predict(params, tasks.tasks)
-      judged = tasks.metrics(predictions)
+      written = predictions_output is not None
+      predictions = tasks.predict(
+        params, tasks.tasks if written else tasks.predicted
+      )
+      judged = tasks.metrics(predictions, tasks.score(params))
       if predictions_output is not None:
         _write(
           'PREDICTIONS_OUTPUT',
@@ -86,10 +90,13 @@ def evaluate(
           _lines(tasks.tasks, predictions),
         )
   found = metrics.per_token(total)
+  tokens = int(total['weights'])
+  if few := data_config.few_target_tokens(tokens):
+    metrics.say(f'WARNING: {few}')
   found = {
     'loss': found['loss'],
     'accuracy': found['accuracy'],
-    'target_tokens': int(total['weights']),
+    'target_tokens': tokens,
     'batches': count,
     'step': step,
   } | judged
@@ -155,8 +162,18 @@ def judge(
       the split, or no task has a metric.
   """
   tasks = task_metrics.Judge(dataset, task_decoding)
-  if not tasks.judged:
-    raise errors.UserError(f'There is nothing to compute: {tasks.missing()}.')
+  of_scores = ''
+  if tasks.scored:
+    names = ', '.join(task.name for task in tasks.scored)
+    of_scores = (
+      f'the metrics of scores of {names} need a model (t5x_variants.evaluate)'
+    )
+  if not tasks.predicted:
+    raise errors.UserError(
+      f'There is nothing to compute: {of_scores or tasks.missing()}.'
+    )
+  if of_scores:
+    metrics.say(f'Not computed: {of_scores}.')
   found = _read(predictions)
   wanted = sum(map(len, tasks.tasks))
   if len(found) != wanted:
@@ -166,7 +183,7 @@ def judge(
     )
   rest = iter(found)
   judged = tasks.metrics(
-    {t.name: list(itertools.islice(rest, len(t))) for t in tasks.tasks}
+    {t.name: list(itertools.islice(rest, len(t))) for t in tasks.tasks}, {}
   )
   text = json.dumps(judged)
   print(text)

@@ -89,8 +89,12 @@ def coefficient_adam(
 ) -> optax.GradientTransformation:
   """AdamW for learned coefficients; no weight decay unless asked for.
 
-  Decay pulls the learned function towards 0. RAFT used 0.1 with these betas,
-  PolyCom's dense models none.
+  Decay pulls the learned function towards 0. What RAFT's published code
+  (UKPLab/2022-RAFT) says of it: in pretraining, with these betas, the
+  coefficients' decay was 0, and a later change made it an option of default
+  0.1; which of the two made the checkpoints that the paper's results start
+  from is not known. In fine-tuning it is 0.1, as for all weights. PolyCom's
+  dense models decay their coefficients by 0, its mixture of experts by 0.1.
   """
   return optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay)
 

@@ -24,6 +24,7 @@ import gin
 from absl import flags
 
 from t5x_variants import errors, gin_utils
+from t5x_variants.data import config as data_config
 
 gin_utils.define_flags()
 flags.DEFINE_string('output', None, 'The folder of the prepared data to be.')
@@ -82,10 +83,25 @@ def main() -> None:
       f'{name}: {split.examples:,} examples of up to {info.chunk_length} tokens'
       f' ({split.tokens:,} in all), {len(split.shards)} file(s)'
     )
+  _warn_of_few(info)
   _say(
     f'{work.output}/{prepared_set.INFO} written after'
     f' {time.perf_counter() - begun:.1f} s.'
   )
+
+
+def _warn_of_few(info) -> None:
+  """Says so where what is held out is too little to evaluate on."""
+  held_out = info.splits.get('validation')
+  if held_out is None:
+    _say('WARNING: The task has no split to validate on.')
+    return
+  tokens = info.target_tokens('validation')
+  if few := data_config.few_target_tokens(tokens):
+    _say(
+      f'WARNING: What is held out has {held_out.examples:,} examples and'
+      f' {held_out.tokens:,} tokens. {few}'
+    )
 
 
 def _configured(gin_files, bindings, search_paths):

@@ -76,8 +76,9 @@ def constant(
 ) -> optax.Schedule:
   """Linear warm-up, constant, then optionally a line down to 0.
 
-  With `warmup_fraction` 0.01 and `decay_fraction` 0 it is what RAFT gave its
-  rational coefficients; with `decay_fraction` 0.99 what it gave its weights.
+  In pretraining RAFT gave its rational coefficients `warmup_fraction` 0.01 and
+  `decay_fraction` 0, its weights 0.01 and 0.99; in fine-tuning it gave both 0
+  and 1: a line down to 0 from the first step on.
 
   Args:
     total_steps: steps of the whole run.

@@ -1,4 +1,9 @@
-"""A task's own metrics of a model: its inputs decoded, its outputs judged.
+"""A task's own metrics of a model: its outputs judged, its targets scored.
+
+A metric of predictions compares what the model answers to the inputs with the
+targets; a metric of scores takes the log-likelihood that the model gives to
+each target. seqio tells them apart by their arguments, (targets, predictions)
+and (targets, scores), and a task may have both.
 
 All tasks of a mixture are judged one by one. The numbers stand in a record
 under these names:
@@ -6,12 +11,16 @@ under these names:
   task/METRIC   of the one task of a run, whatever it is called, so that runs
                 on other draws of the same task can be compared
   NAME/METRIC   of the task NAME of a mixture
-  average       the mean over tasks of the mean of a task's metrics, as T5
-                averages GLUE: MNLI's two development sets are one task
+  average       the mean over tasks of the mean of a task's metrics of
+                predictions, as T5 averages GLUE: MNLI's two development sets
+                are one task. Metrics of scores have other units and are left
+                out of it.
 
 Inputs of a task are decoded at one length, the smallest power of two that
 holds them all, so that there is one program to compile for each such length.
-Every process decodes its part of a batch and judges all of it.
+Targets are scored as the model is trained on them, cut where they are longer
+than TASK_FEATURE_LENGTHS. Every process decodes and scores its part of a batch
+and judges all of it.
 """
 
 import collections
@@ -25,7 +34,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from t5x_variants import decoding, errors, network, partitioning
+from t5x_variants import decoding, errors, metrics, network, partitioning
 
 AVERAGE = 'average'
 _ONE_TASK = 'task'
@@ -53,10 +62,12 @@ class Settings:
 
 
 class Judge:
-  """The examples of a split, and the metrics of predictions for them.
+  """The examples of a split, and the metrics of what a model gives for them.
 
   Attributes:
     tasks: a `data.examples.Examples` for each task.
+    predicted: those that have metrics of predictions.
+    scored: those that have metrics of scores.
   """
 
   def __init__(self, dataset, settings: Settings):
@@ -64,12 +75,21 @@ class Judge:
     self.tasks = []
     if settings.count != 0:
       self.tasks = dataset.examples(settings.count)
+    self.predicted = [t for t in self.tasks if t.predict_metric_fns]
+    self.scored = [t for t in self.tasks if t.score_metric_fns]
     self._settings = settings
+    for task in self.tasks:
+      if task.not_computed:
+        metrics.say(
+          f'Metrics of {task.name}, split {dataset.split!r}, that take neither '
+          'predictions nor scores alone are not computed: '
+          f'{", ".join(task.not_computed)}.'
+        )
 
   @property
   def judged(self) -> list:
     """Those of `tasks` that have metrics."""
-    return [task for task in self.tasks if task.has_metrics]
+    return [t for t in self.tasks if t in self.predicted or t in self.scored]
 
   @property
   def names(self) -> list[str]:
@@ -79,20 +99,45 @@ class Judge:
       for task in self.judged
       for name in task.metric_names
     ]
-    return [*found, AVERAGE] if found else []
+    return [*found, AVERAGE] if self.predicted else found
 
-  def metrics(self, texts: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """The metrics of predictions, by task; {} where no task has one."""
-    found, scores = {}, collections.defaultdict(list)
+  def metrics(
+    self,
+    texts: Mapping[str, Sequence[str]],
+    scores: Mapping[str, Sequence[float]],
+  ) -> dict[str, float]:
+    """The metrics of all tasks.
+
+    Args:
+      texts: by task a prediction for each example, of those in `predicted`.
+      scores: by task a log-likelihood for each target, of those in `scored`
+        or of none.
+
+    Returns:
+      Numbers by name; {} where no task has one.
+    """
+    found, means = {}, collections.defaultdict(list)
     for task in self.judged:
-      values = task.metrics(texts[task.name])
+      values = {}
+      if task in self.predicted:
+        values = task.predict_metrics(texts[task.name])
+      if values:
+        mean = statistics.fmean(values.values())
+        means[_SECTION.sub('', task.name)].append(mean)
+      if task.name in scores:
+        more = task.score_metrics(scores[task.name])
+        if both := values.keys() & more.keys():
+          raise errors.UserError(
+            f'The task {task.name} has two metrics called {min(both)!r}, of '
+            'predictions and of scores: give one of them another name.'
+          )
+        values |= more
       label = self._label(task)
       found |= {f'{label}/{name}': value for name, value in values.items()}
-      scores[_SECTION.sub('', task.name)].append(
-        statistics.fmean(values.values())
-      )
-    means = list(map(statistics.fmean, scores.values()))
-    return found | {AVERAGE: statistics.fmean(means)} if means else {}
+    if means:
+      average = statistics.fmean(map(statistics.fmean, means.values()))
+      found[AVERAGE] = average
+    return found
 
   def _label(self, task) -> str:
     return _ONE_TASK if len(self.tasks) == 1 else task.name
@@ -107,13 +152,13 @@ class Judge:
         'itself'
       )
     return (
-      f'{", ".join(task.name for task in self.tasks)} has no metric of '
-      'predictions: give the task metric_fns'
+      f'{", ".join(task.name for task in self.tasks)} has no metric: give the '
+      'task metric_fns'
     )
 
 
 class Evaluator(Judge):
-  """Decodes the same examples whenever it is called."""
+  """Decodes and scores the same examples whenever it is called."""
 
   def __init__(
     self, model: network.Transformer, dataset, settings: Settings, mesh
@@ -133,14 +178,14 @@ class Evaluator(Judge):
     self._mesh = mesh
     if not self.tasks:
       return
-    lengths = dataset.task_feature_lengths
-    self._longest = lengths['inputs']
+    self._lengths = dataset.task_feature_lengths
     length = settings.decode_length
-    length = lengths['targets'] if length is None else length
+    length = self._lengths['targets'] if length is None else length
     errors.check_positive('DECODE_LENGTH', length)
     unit = mesh.shape['data']
     errors.check_positive('DECODE_BATCH_SIZE', settings.batch_size)
     self._rows = -(-settings.batch_size // unit) * unit
+    everywhere = NamedSharding(mesh, PartitionSpec())
     self._decode = jax.jit(
       functools.partial(
         settings.decoder,
@@ -148,39 +193,62 @@ class Evaluator(Judge):
         length=length,
         eos_id=self.tasks[0].vocabulary.eos_id,
       ),
-      out_shardings=NamedSharding(mesh, PartitionSpec()),
+      out_shardings=everywhere,
+    )
+    self._score = jax.jit(
+      functools.partial(decoding.log_probabilities, model),
+      out_shardings=everywhere,
     )
 
   def __call__(self, params: Mapping) -> dict[str, float]:
-    """The metrics of a model's predictions; {} where no task has one."""
-    return self.metrics(self.predict(params, self.judged))
+    """The metrics of a model; {} where no task has one."""
+    return self.metrics(
+      self.predict(params, self.predicted), self.score(params)
+    )
 
   def predict(self, params: Mapping, tasks: Iterable) -> dict[str, list[str]]:
     """A text for each example, by task."""
     return {task.name: self._predict(params, task) for task in tasks}
 
   def _predict(self, params: Mapping, task) -> list[str]:
-    width = self._width(task)
-    where = NamedSharding(self._mesh, partitioning.BATCH_SPEC)
     found = []
-    for start in range(0, len(task), self._rows):
-      rows = np.zeros((self._rows, width), np.int32)
-      part = task.input_ids[start : start + self._rows]
-      for row, ids in zip(rows, part, strict=False):
-        row[: len(ids)] = ids
-      # Every process has all rows and gives its devices theirs.
-      batch = jax.make_array_from_callback(
-        rows.shape, where, lambda index, rows=rows: rows[index]
-      )
-      tokens, _ = self._decode(params, batch, jax.random.key(start))
-      tokens = np.asarray(jax.device_get(tokens))[: len(part), 0]
-      found += [task.text(row) for row in tokens]
+    for start, inputs in self._batches(task.input_ids, 'inputs'):
+      tokens, _ = self._decode(params, inputs, jax.random.key(start))
+      tokens = np.asarray(jax.device_get(tokens))[:, 0]
+      found += [task.text(row) for row in tokens[: len(task) - start]]
     return found
 
-  def _width(self, task) -> int:
-    longest = max(map(len, task.input_ids))
+  def score(self, params: Mapping) -> dict[str, np.ndarray]:
+    """The log-likelihood of each target, in nats, of the tasks in `scored`."""
+    found = {}
+    for task in self.scored:
+      both = zip(
+        self._batches(task.input_ids, 'inputs'),
+        self._batches(task.target_ids, 'targets'),
+        strict=True,
+      )
+      parts = [self._score(params, i, t) for (_, i), (_, t) in both]
+      parts = map(np.asarray, jax.device_get(parts))
+      found[task.name] = np.concatenate([*parts])[: len(task)]
+    return found
+
+  def _batches(self, ids: Sequence[np.ndarray], feature: str):
+    """Yields numbers of first rows, and rows [rows, width] on the devices."""
+    longest = max(map(len, ids))
     rounded = max(_SHORTEST, 1 << (longest - 1).bit_length())
-    return max(longest, min(rounded, self._longest))
+    width = max(longest, min(rounded, self._lengths[feature]))
+    where = NamedSharding(self._mesh, partitioning.BATCH_SPEC)
+    for start in range(0, len(ids), self._rows):
+      rows = np.zeros((self._rows, width), np.int32)
+      for row, part in zip(rows, ids[start : start + self._rows], strict=False):
+        row[: len(part)] = part
+      # Every process has all rows and gives its devices theirs.
+      yield (
+        start,
+        jax.make_array_from_callback(
+          rows.shape, where, lambda index, rows=rows: rows[index]
+        ),
+      )
 
 
 def shown(values: Mapping[str, float]) -> str:

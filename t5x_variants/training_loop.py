@@ -30,9 +30,6 @@ from t5x_variants.data import config as data_config
 
 # What every evaluation gives, see `metrics.per_token`.
 FIGURES = ('loss', 'z_loss', 'accuracy')
-# With fewer held-out tokens the standard error of an accuracy, at most
-# 1/2 / sqrt(tokens), is more than a percentage point.
-FEW_TOKENS = 2500
 # So many steps after a restore, the checkpoint itself may be at fault.
 _SOON = 100
 
@@ -264,9 +261,10 @@ class Loop:
 
   def _warn_of_few(self, tokens: int) -> None:
     """Says once that a held-out split is too small to tell anything."""
-    if tokens < FEW_TOKENS and not self._warned:
+    few = data_config.few_target_tokens(tokens)
+    if few and not self._warned:
       self._warned = True
-      metrics.say(few_tokens(tokens, 'EVAL_STEPS or the held-out split'))
+      metrics.say(f'WARNING: {few}')
 
 
 @jax.jit
@@ -278,16 +276,6 @@ def not_finite(state: train_state.TrainState) -> Int[Array, '']:
     if jnp.issubdtype(leaf.dtype, jnp.floating)
   ]
   return sum(~jnp.all(jnp.isfinite(leaf)) for leaf in arrays)
-
-
-def few_tokens(tokens: int, what: str) -> str:
-  """What to say of an evaluation over so few target tokens."""
-  error = 50 / math.sqrt(max(tokens, 1))
-  return (
-    f'WARNING: The evaluation has {tokens:,} target tokens only, so that the '
-    f'standard error of its accuracy may be {error:.1f} percentage points: '
-    f'enlarge {what} to at least {FEW_TOKENS:,} tokens.'
-  )
 
 
 def evaluation_line(values: Mapping[str, float]) -> str:

@@ -188,12 +188,13 @@ def test_seqio_s_own_evaluator_judges_them(folder):
 class Judged:
   """What `task_metrics` knows of a task, with one metric."""
 
-  has_metrics = True
+  predict_metric_fns = ('accuracy',)
+  score_metric_fns = not_computed = ()
 
   def __init__(self, name):
     self.name = name
 
-  def metrics(self, value):
+  def predict_metrics(self, value):
     return {'accuracy': value}
 
 
@@ -205,4 +206,4 @@ def test_mnli_is_one_task_of_an_average():
       return [Judged(name) for name in values]
 
   judge = task_metrics.Judge(Dataset(), task_metrics.Settings())
-  assert judge.metrics(values)['average'] == (70 + 10) / 2
+  assert judge.metrics(values, {})['average'] == (70 + 10) / 2

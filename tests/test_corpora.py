@@ -12,7 +12,10 @@ from t5x_variants.data import (
   corpora,
   documents,
   embedded,
+  pipeline,
+  preparation,
   sources,
+  tasks,
   vocabularies,
 )
 from t5x_variants.data._tensorflow import seqio
@@ -269,7 +272,7 @@ def test_bad_json_lines_are_skipped_and_said(tmp_path, size, caplog):
 def test_nothing_usable_at_all_is_refused(tmp_path, size, name):
   path = write(tmp_path / name, BAD[name][:6])
   source = corpora.text_files(path)
-  with pytest.raises(UserError, match='none of the 1 files .*skipped: 1'):
+  with pytest.raises(UserError, match='None of the 1 files .*skipped: 1'):
     source.get_dataset('train')
 
 
@@ -287,24 +290,86 @@ def test_a_pattern_that_matches_nothing_is_refused(
 ):
   monkeypatch.chdir(tmp_path)
   os.mkdir('folder.txt')
-  with pytest.raises(UserError, match='matches no file|name a file'):
+  with pytest.raises(UserError, match='matches no file|must be a file'):
     corpora.text_files(pattern)
-  with pytest.raises(UserError, match='matches no file|name a file'):
+  with pytest.raises(UserError, match='matches no file|must be a file'):
     corpora.json_lines(pattern)
+
+
+@pytest.mark.parametrize(
+  'make, macros',
+  [
+    (corpora.text_files, ('TEXT_FILES', 'VALIDATION_FILES')),
+    (corpora.json_lines, ('C4_JSON_TRAIN', 'C4_JSON_VALIDATION')),
+    (corpora.pairs, ('PAIRS', 'VALIDATION_PAIRS')),
+  ],
+)
+def test_a_folder_is_refused_with_the_pattern_to_give(tmp_path, make, macros):
+  path = write(tmp_path / 'a.txt', 'One document.')
+  for given in (str(tmp_path), f'{tmp_path}/', [path, tmp_path]):
+    words = f"^{macros[0]} is .* is a folder: .* such as '{tmp_path}/"
+    with pytest.raises(UserError, match=words):
+      make(given)
+  with pytest.raises(UserError, match=f'^{macros[1]} is .* is a folder'):
+    make(path, str(tmp_path))
+  for given in (None, 5, [None], [5], {'a': 'b'}, ''):
+    with pytest.raises(UserError, match=f'^{macros[0]} is .*'):
+      make(given)
+  with pytest.raises(UserError, match=f'^{macros[1]} is .*no file'):
+    make(path, '')
+
+
+def test_a_file_that_vanishes_is_one_sentence(tmp_path, size):
+  """When the source is looked through, and in the middle of an epoch."""
+  for i in range(3):
+    write(tmp_path / f'{i}.txt', '\n\n'.join(TEXTS))
+  pattern = str(tmp_path / '*.txt')
+  source = corpora.text_files(pattern, validation_fraction=0.1)
+  gone = tmp_path / '2.txt'
+  data = gone.read_bytes()
+  gone.unlink()
+  with pytest.raises(UserError, match="2.txt' cannot be read: .*No such file"):
+    source.get_dataset('train')
+  gone.write_bytes(data)
+  name = tasks.span_corruption(source, vocabularies.byte())
+  lengths = {'inputs': 128, 'targets': 48}
+  work = preparation.configure(name, lengths, str(tmp_path / 'set'))
+  batches = pipeline.Batches(
+    name, lengths, 'train', 4, shuffle=False, seed=0, num_epochs=1
+  )
+  next(batches)
+  gone.unlink()
+  if size == 'in memory':  # It has been read.
+    assert list(batches)
+    return
+  with pytest.raises(UserError, match='cannot be read: .*2.txt') as error:
+    list(batches)
+  assert '\n' not in str(error.value) and 'Traceback' not in str(error.value)
+  with pytest.raises(UserError, match='cannot be read: .*2.txt'):
+    for shard in preparation.begin(work):
+      preparation.write_shard(work, *shard)
+
+
+def test_a_pattern_of_binary_files_only_is_refused(tmp_path, size):
+  write(tmp_path / 'a.txt', b'PK\x03\x04\0\0')
+  write(tmp_path / 'b.txt', gzip.compress(b'text'))
+  source = corpora.text_files(str(tmp_path / '*'))
+  with pytest.raises(UserError, match='2 files .*skipped: 2 binary files'):
+    source.get_dataset('train')
 
 
 def test_slips_of_options_are_refused(tmp_path):
   path = write(tmp_path / 'a.txt', 'One document.')
-  with pytest.raises(UserError, match='document=.*blank_line'):
+  with pytest.raises(UserError, match='DOCUMENT is .*blank_line'):
     corpora.text_files(path, document='paragraph')
-  for fraction in (0, 1.0, -1, 5):
-    with pytest.raises(UserError, match='validation_fraction'):
+  for fraction in (0, 1.0, -1, 5, '0.1', None):
+    with pytest.raises(UserError, match='VALIDATION_FRACTION is'):
       corpora.text_files(path, validation_fraction=fraction)
   with pytest.raises(UserError, match='can serve one'):
     corpora.text_files(path, str(tmp_path / '*'))
-  with pytest.raises(UserError, match='validation_pattern'):
+  with pytest.raises(UserError, match='VALIDATION_FRACTION, which is 0.01'):
     corpora.text_files(path).get_dataset('validation')
-  with pytest.raises(UserError, match="split='test'"):
+  with pytest.raises(UserError, match="split is 'test'"):
     corpora.text_files(path).get_dataset('test')
 
 
@@ -355,7 +420,7 @@ def test_byte_vocabulary():
   assert vocabulary.vocab_size == 359
   assert vocabularies.num_sentinels(vocabulary) == 100
   for extra_ids in (0, -1, None):
-    with pytest.raises(UserError, match='extra_ids'):
+    with pytest.raises(UserError, match='extra_ids is'):
       vocabularies.byte(extra_ids)
 
 
@@ -401,7 +466,7 @@ def test_sentence_piece_sentinels(sentence_piece):
 def test_sentence_piece_that_cannot_serve(sentence_piece):
   with pytest.raises(UserError, match='does not exist'):
     vocabularies.sentence_piece('/no/such.model')
-  with pytest.raises(UserError, match='extra_ids=-1'):
+  with pytest.raises(UserError, match='extra_ids is -1'):
     vocabularies.sentence_piece('/no/such.model', -1)
   text = vocabularies.sentence_piece(str(sentence_piece / 'text'))
   with pytest.raises(UserError, match='no SentencePiece model'):

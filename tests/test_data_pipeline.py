@@ -309,13 +309,13 @@ def test_vocabulary(small):
 
 
 def test_slips_are_refused(small):
-  with pytest.raises(UserError, match="'nonsense' is not registered"):
+  with pytest.raises(UserError, match="is 'nonsense', which is not registered"):
     batches('nonsense')
-  with pytest.raises(UserError, match="split='test'"):
+  with pytest.raises(UserError, match="split is 'test'"):
     batches(small, 'test')
-  with pytest.raises(UserError, match='batch_size=4.*num_shards=3'):
+  with pytest.raises(UserError, match='BATCH_SIZE is 4.*of the 3 hosts'):
     batches(small, num_shards=3)
-  with pytest.raises(UserError, match='shard_index=2'):
+  with pytest.raises(UserError, match='share is 2; .* from 0 to 1'):
     batches(small, num_shards=2, shard_index=2)
   with pytest.raises(UserError, match='targets'):
     pipeline.Batches(small, {'inputs': 9}, 'train', 4, shuffle=False, seed=0)
@@ -348,7 +348,7 @@ def test_a_task_is_registered_once(text):
   assert make(name='test_mine') == make(name='test_mine') == 'test_mine'
   with pytest.raises(UserError, match="'test_mine' exists"):
     make(name='test_mine', noise_density=0.5)
-  with pytest.raises(UserError, match='documents_joined=0'):
+  with pytest.raises(UserError, match='documents_joined is 0'):
     make(documents_joined=0)
 
 

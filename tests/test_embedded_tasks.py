@@ -168,7 +168,7 @@ def test_the_questions_are_squad_s_json(walked):
 
 
 def test_bad_input_is_said(monkeypatch):
-  with pytest.raises(errors.UserError, match="split='test'"):
+  with pytest.raises(errors.UserError, match="split is 'test'"):
     embedded_tasks.sentences('test')
   monkeypatch.setattr(embedded, 'docstrings', lambda: iter(()))
   with pytest.raises(errors.UserError, match='no library sources'):

@@ -361,6 +361,35 @@ def test_public_models_have_their_public_size(model):
   assert block['wo']['kernel'].shape[-2] == width
 
 
+def test_the_glu_paper_s_model_is_t5_1_0():
+  """Tied to the embedding: the size of the public T5 Base."""
+  found = shapes('t5_1_0_base', 'relu')
+  assert train_state.count(found) == 222_903_552
+  assert 'logits_dense' not in found['decoder']
+  untied = shapes('t5_1_1_base', 'relu')
+  assert train_state.count(untied) - train_state.count(found) == 768 * 32_128
+
+
+def test_the_glu_paper_s_sweep_has_its_sizes():
+  parse('gin/sweeps/glu.gin')
+  sweep = gin_utils.configured(sweeps.Sweep)()
+  runs = sweeps.plan(sweep, ROOT / 'gin')
+  assert len(runs) == 8 * (4 + 1 + 1)
+  wanted = {'short': 65_536, 'long': 524_288, 'finetune': 131_072}
+  for stage, steps in wanted.items():
+    run = next(run for run in runs if run.name.startswith(stage))
+    files, bindings = values_of(['python', '-m', '', *run.arguments])
+    gin.clear_config()
+    parse(*(ROOT / name for name in files), bindings=bindings)
+    assert gin_utils.macro('TRAIN_STEPS') == steps
+    assert gin_utils.macro('BATCH_SIZE') == 128
+    lengths = gin_utils.macro('TASK_FEATURE_LENGTHS')
+    assert lengths == {'inputs': 512, 'targets': 114}
+    assert gin_utils.macro('DROPOUT_RATE') == (stage == 'finetune') * 0.1
+    model = gin_utils.macro('MODEL')
+    assert model.config.logits_via_embedding
+
+
 @pytest.mark.parametrize('model', stems('models'))
 def test_all_variants_have_as_many_parameters(model):
   plain = train_state.count(shapes(model, 'relu'))

@@ -15,7 +15,7 @@ import seqio
 import tensorflow as tf
 from flax import traverse_util
 
-from t5x_variants import errors, gin_utils, train_state
+from t5x_variants import errors, gin_utils, sweeps, train_state
 from t5x_variants import optimizer as optimizer_lib
 from t5x_variants.data import (
   benchmarks,
@@ -179,10 +179,11 @@ def test_a_benchmark_s_examples_and_metrics_survive(task, tmp_path):
   (plain,) = examples.open_split(whole, LENGTHS, 'validation')
   (test,) = examples.open_split(name, LENGTHS, 'test')
   assert test.inputs == plain.inputs and len(test) > 1
-  assert test.metrics(test.targets) == plain.metrics(plain.targets)
+  found = test.predict_metrics(test.targets)
+  assert found == plain.predict_metrics(plain.targets)
   for split in ('train', 'validation'):
     (found,) = examples.open_split(name, LENGTHS, split)
-    assert len(found) == 1 and found.metrics(found.targets)
+    assert len(found) == 1 and found.predict_metrics(found.targets)
 
 
 def test_bad_input_is_refused(name):
@@ -262,6 +263,52 @@ def test_every_process_draws_alike(pairs):
   name = low_data.task(whole, 2022)
   (found,) = examples.open_split(name, {'inputs': 8, 'targets': 4}, 'train')
   assert elsewhere.strip() == str(found.inputs) and len(found) == 100
+
+
+def rate_of(parameter):
+  """The schedule that a parameter of the gin files is bound to."""
+  return gin.query_parameter(parameter).scoped_configurable_fn()
+
+
+def test_both_groups_fall_in_a_line_from_the_first_step():
+  gin_utils.parse(files('rational', '')[:-1])
+  weights = rate_of('trainer.train.learning_rate')
+  coefficients = rate_of('optimizer.coefficient_adam.learning_rate')
+  # The step counts the updates before this one.
+  for step, left in ((0, 1.0), (60, 0.5), (119, 1 / 120), (120, 0.0)):
+    assert weights(step) == pytest.approx(1e-3 * left, abs=1e-9)
+    assert coefficients(step) == pytest.approx(5e-4 * left, abs=1e-9)
+
+
+def test_raft_s_sweep_is_its_protocol():
+  gin_utils.parse(['gin/sweeps/raft_low_data.gin'])
+  runs = sweeps.plan(gin_utils.configured(sweeps.Sweep)(), ROOT / 'gin')
+  stages = ('full', 'fixed', 'coefficients', 'bitfit', 'bitfit_coefficients')
+  found = {}
+  for run in runs:
+    stage, task, *_ = run.name.split('/')
+    if stage in stages:
+      found.setdefault((stage, task), []).append(run)
+  assert len(found) == 5 * 8
+  for (_, task), group in found.items():
+    arguments = gin_utils.rewrite_arguments(group[0].arguments)
+    given = [
+      [a.removeprefix(flag) for a in arguments if a.startswith(flag)]
+      for flag in ('--gin_file=', '--gin_bindings=')
+    ]
+    gin.clear_config()
+    gin_utils.parse(*given)
+    values = {
+      name: gin_utils.macro(name)
+      for name in ('BATCH_SIZE', 'TRAIN_STEPS', 'EVAL_PERIOD', 'LOW_DATA_TRAIN')
+    }
+    assert list(values.values()) == [32, 120, 4, 100]
+    assert gin_utils.macro('TASK_FEATURE_LENGTHS')['inputs'] == 128
+    both = ['validation', 'validation_mismatched']
+    wanted = both if task == 'glue_mnli' else 'validation'
+    assert gin_utils.macro('LOW_DATA_TEST') == wanted
+  seeds = {run.name.rpartition('-')[2] for run in found['full', 'glue_cola']}
+  assert len(seeds) == 10
 
 
 ARMS = {

@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(task, tmp_path):
   ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   try:
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
-    with pytest.raises(UserError, match='cannot write to.*free some') as error:
+    with pytest.raises(UserError, match='Cannot write to.*free some') as error:
       prepare(tmp_path / 'set', task)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -178,11 +178,25 @@ def test_what_cannot_be_prepared_is_refused(text, tmp_path):
   )
   with pytest.raises(UserError, match='no span corruption of t5x_variants'):
     prepare(tmp_path, 'test_plain')
-  with pytest.raises(UserError, match="'nonsense' is no registered task"):
+  with pytest.raises(UserError, match="'nonsense', which is no regist"):
     prepare(tmp_path, 'nonsense')
   name = tasks.span_corruption(source, vocabularies.byte())
-  with pytest.raises(UserError, match='TASK_FEATURE_LENGTHS=.*give those'):
+  with pytest.raises(UserError, match='TASK_FEATURE_LENGTHS is .*must give'):
     prepare(tmp_path, name, {'inputs': 64})
+  whole = seqio.TaskRegistry.get(name)
+  for other, steps in {
+    'test_more': [*whole.preprocessors, lambda dataset: dataset],
+    'test_no_eos': whole.preprocessors[:-1],
+  }.items():
+    seqio.TaskRegistry.remove(other)
+    seqio.TaskRegistry.add(
+      other,
+      source=source,
+      output_features=whole.output_features,
+      preprocessors=steps,
+    )
+    with pytest.raises(UserError, match='something else after span corruption'):
+      prepare(tmp_path, other)
   (tmp_path / 'v.txt').write_text('x')
   source = corpora.text_files(text, str(tmp_path / 'v.txt'))
   name = tasks.span_corruption(source, vocabularies.byte())
@@ -200,6 +214,37 @@ def command(*arguments, **options):
     text=True,
     **options,
   )
+
+
+def test_the_command_says_what_is_held_out_if_it_is_little(tmp_path):
+  (tmp_path / 'a.txt').write_text(
+    '\n\n'.join(map('Line {}.'.format, range(99)))
+  )
+  process = command(
+    '--gin_file=gin/data/text_files.gin',
+    f"--gin.TEXT_FILES='{tmp_path}/a.txt'",
+    '--gin.VALIDATION_FRACTION=0.1',
+    f'--output={tmp_path}/set',
+  )
+  _, text = process.communicate()
+  assert process.returncode == 0, text
+  info = prepared_set.load(tmp_path / 'set')
+  batches = config.DatasetConfig(
+    None, None, 'validation', 4, prepared=f'{tmp_path}/set', num_epochs=1
+  ).open()
+  tokens = sum(int(batch['decoder_loss_weights'].sum()) for batch in batches)
+  assert tokens < config.FEW_TARGET_TOKENS
+  assert info.target_tokens('validation') == pytest.approx(tokens, rel=0.1)
+  (warning,) = [x for x in text.splitlines() if x.startswith('WARNING')]
+  split = info.splits['validation']
+  for part in (
+    f'{split.examples} examples and {split.tokens} tokens',
+    f'{info.target_tokens("validation"):.0f} target tokens',
+    'VALIDATION_FRACTION',
+    'VALIDATION_FILES',
+  ):
+    assert part in warning
+  assert not config.few_target_tokens(config.FEW_TARGET_TOKENS)
 
 
 def test_the_command_says_what_is_missing(tmp_path):

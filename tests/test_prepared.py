@@ -1,6 +1,7 @@
 """Prepared data: the same examples as seqio's, on any number of hosts."""
 
 import collections
+import dataclasses
 import functools
 import json
 import os
@@ -426,17 +427,19 @@ def flip(copy):
 
 
 def other_vocabulary(copy):
-  info = json.loads((copy / 'info.json').read_text())
-  change(copy, vocabulary=info['vocabulary'] | {'extra_ids': 50})
+  info = prepared_set.load(copy)
+  vocabulary = dataclasses.replace(info.vocabulary, extra_ids=50)
+  info = dataclasses.replace(info, vocabulary=vocabulary)
+  (copy / 'info.json').write_text(info.to_json())
 
 
 @pytest.mark.parametrize(
   'damage, words',
   [
-    (cut, 'train-00000.* is damaged: it has .* bytes instead of'),
+    (cut, 'train-00000.* is damaged .it has .* bytes instead of'),
     (flip, 'train-00000.* is damaged'),
     (other_vocabulary, 'is not the vocabulary'),
-    (functools.partial(change, format=7), 'has format 7 and .* reads 1'),
+    (functools.partial(change, format=7), 'has format 7 and .* reads 1 and 2'),
     (lambda copy: (copy / 'info.json').write_text('{'), 'is damaged or was'),
     (lambda copy: (copy / 'info.json').write_text('[]'), 'is damaged or was'),
     (lambda copy: (copy / 'info.json').unlink(), 'no whole set .*begun'),
@@ -460,9 +463,9 @@ def test_what_does_not_suit_is_refused(folder):
     opened('mine')
   with pytest.raises(UserError, match='take these, longer ones'):
     opened(lengths={'inputs': 32, 'targets': 24})
-  with pytest.raises(UserError, match="split='test'"):
+  with pytest.raises(UserError, match="split is 'test'"):
     opened(split='test')
-  with pytest.raises(UserError, match='multiple of num_shards=3'):
+  with pytest.raises(UserError, match='multiple of the 3 hosts'):
     opened(num_shards=3)
   with pytest.raises(UserError, match='mount the bucket'):
     prepared_set.load('gs://bucket/set')

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from t5x_variants import activations
+from t5x_variants import activations, errors
 from t5x_variants.activations import rational
 
 
@@ -67,6 +67,42 @@ def test_published_coefficients_are_as_known(version, name, worst, values):
   )
   for key, vector in activation.init().items():
     np.testing.assert_array_equal(vector, np.float32(row[key]))
+
+
+def test_the_published_identity_of_version_a_is_the_published_fit():
+  """The row of rational_activations 0.2.0 (PyPI), digit by digit."""
+  numerator = [
+    1.952558011965895e-18,
+    1.0000000418848929,
+    8.641766456193493e-11,
+    8.232316849838465,
+    1.0465271232039494e-10,
+    1.1911050546350175,
+  ]
+  denominator = [
+    1.2825296444093772e-07,
+    8.232316768047744,
+    1.3822412587561512e-08,
+    1.191105054054555,
+  ]
+  assert rational.initial('A', (5, 4), 'identity', 'published') == (
+    tuple(numerator),
+    tuple(denominator),
+  )
+  found = rational.rational(
+    approximates='identity', coefficients='published'
+  ).init()
+  np.testing.assert_array_equal(found['numerator'], np.float32(numerator))
+  np.testing.assert_array_equal(found['denominator'], np.float32(denominator))
+  # Of the others it is the exact one, with no coefficient but these.
+  ramp, none = (0.0, 1.0, 0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0)
+  for version, expected in (('B', none), ('C', (0.9, *none)), ('D', none)):
+    assert rational.initial(version, (5, 4), 'identity', 'published') == (
+      ramp,
+      expected,
+    )
+  with pytest.raises(errors.UserError, match='no published .* A 3/2 identity'):
+    rational.initial('A', (3, 2), 'identity', 'published')
 
 
 @pytest.mark.parametrize(

@@ -52,11 +52,12 @@ def same(targets, predictions):
   }
 
 
-def scored(targets, scores):
-  raise AssertionError('only predictions are judged')
+def nats(targets, scores):
+  """The log-likelihood of all targets."""
+  return {'nats': -float(np.sum(scores))}
 
 
-def register(name, pairs, metric_fns):
+def register(name, pairs, metric_fns, metric_objs=()):
   """A seqio task of pairs, its postprocessor upper case."""
 
   def rows(split, shuffle_files, seed=None):
@@ -76,15 +77,16 @@ def register(name, pairs, metric_fns):
     ],
     postprocess_fn=lambda text, example, is_target: text.upper(),
     metric_fns=metric_fns,
+    metric_objs=list(metric_objs),
   )
   return name
 
 
 @pytest.fixture(scope='module')
 def mixture():
-  short = register('metrics_short', SHORT, [same, even, scored])
+  short = register('metrics_short', SHORT, [same, even])
   long = register('metrics_long', LONG, [same])
-  register('metrics_none', SHORT, [scored])
+  register('metrics_none', SHORT, [])
   seqio.MixtureRegistry.add('metrics_both', [short, long], default_rate=1)
   return 'metrics_both'
 
@@ -190,18 +192,24 @@ def test_a_mixture_is_decoded_and_judged_task_by_task(
 
 def test_the_one_task_of_a_run_is_called_task(mixture, checkpoint):
   settings = task_metrics.Settings(batch_size=2, count=3)
+  register('metrics_scored', SHORT, [same, nats, even])
   found = task_metrics.Evaluator(
-    model(), dataset('metrics_short'), settings, mesh_of(1)
+    model(), dataset('metrics_scored'), settings, mesh_of(1)
   )
-  assert found.names == ['task/same', 'task/whole', 'task/even', 'average']
+  names = ['task/same', 'task/whole', 'task/even', 'task/nats', 'average']
+  assert found.names == names
   first = found(checkpoint[1])
   assert list(first) == found.names
+  of_predictions = [first[name] for name in names[:3]]
+  assert first['average'] == pytest.approx(statistics.fmean(of_predictions))
+  (scores,) = found.score(checkpoint[1]).values()
+  assert first['task/nats'] == pytest.approx(-float(scores.sum()))
   assert found(checkpoint[1]) == first
   assert found._decode._cache_size() == 1, 'one program'
-  targets = {'metrics_short': [text for _, text in SHORT[:3]]}
-  assert found.metrics(targets)['task/same'] == 100
+  targets = {'metrics_scored': [text for _, text in SHORT[:3]]}
+  assert found.metrics(targets, {})['task/same'] == 100
   with pytest.raises(errors.UserError, match='4 predictions and 3 examples'):
-    found.metrics({'metrics_short': ['a'] * 4})
+    found.metrics({'metrics_scored': ['a'] * 4}, {})
 
 
 def test_there_may_be_nothing_to_judge(mixture):
@@ -280,11 +288,12 @@ def test_a_run_records_what_evaluation_finds(mixture, tmp_path, monkeypatch):
   """At each evaluation, in the test at its end, and of its checkpoint."""
   monkeypatch.setattr(small_run, 'VOCAB', 384)
   settings = task_metrics.Settings(batch_size=4)
+  register('metrics_run', SHORT, [same, even, nats])
   small_run.run(
     tmp_path,
     4,
     activation='relu',
-    eval_dataset=dataset('metrics_short'),
+    eval_dataset=dataset('metrics_run'),
     periods=training_loop.Periods(log=4, eval=2, eval_steps=9, checkpoint=99),
     task_decoding=settings,
     best_metric='task/even',
@@ -296,7 +305,8 @@ def test_a_run_records_what_evaluation_finds(mixture, tmp_path, monkeypatch):
   best = max(found, key=lambda r: (r['task/even'], -r['loss']))
   # The split 'test' of these tasks is the same as their 'validation'.
   assert {**test, 'time': 0, 'split': ''} == {**best, 'time': 0, 'split': ''}
-  assert {'task/same', 'task/whole', 'task/even', 'average'} < set(test)
+  names = {'task/same', 'task/whole', 'task/even', 'task/nats', 'average'}
+  assert names < set(test)
 
 
 def test_bad_input_is_refused(mixture):

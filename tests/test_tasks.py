@@ -102,7 +102,7 @@ def test_a_label_outside_is_refused_with_its_line(tmp_path, source, ending):
 def test_slips_of_metrics_and_labels_are_refused(source):
   byte = vocabularies.byte()
   for labels in ('yes', ['yes'], [], [1, 2]):
-    with pytest.raises(errors.UserError, match='labels='):
+    with pytest.raises(errors.UserError, match='LABELS is'):
       tasks.text_to_text(source, byte, labels=labels)
   with pytest.raises(errors.UserError, match=r'scores.normalized takes'):
     tasks.text_to_text(source, byte, metric_fns=[scores.normalized])

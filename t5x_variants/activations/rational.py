@@ -27,9 +27,12 @@ Initial coefficients come from one of two named sets:
                tends to the same value at both ends (1/2 for GELU): no
                rational function of this form can have slope 1 at one and 0
                at the other. The tool prints how far off the tails are.
-  'published'  those of the rational_activations package, fitted on [-3, 3],
-               degrees 5/4. B's, C's and D's GELU have the wrong sign beyond
-               about 5; A's grows like z^2. For reproduction only.
+  'published'  those of the rational_activations package, release 0.2.0 on
+               PyPI, degrees 5/4, fitted on [-3, 3]. B's, C's and D's GELU have
+               the wrong sign beyond about 5; A's grows like z^2. A's identity
+               is a fit on [-20, 20] with large coefficients that cancel; the
+               package's repository has had the exact identity in its place
+               since July 2021. For reproduction only.
 
 In float32 value and derivatives stay finite for |z| <= 1e4 with m <= 9 and
 n <= 8 (z^m and Q must stay below 3e38).
@@ -121,7 +124,8 @@ def initial(
       f'unknown rational coefficients {name!r}; allowed: {", ".join(SETS)}, or '
       'a pair (numerator, denominator)'
     )
-  if approximates == 'identity':
+  # The published identity of version A is a fit like any other.
+  if approximates == 'identity' and name == 'fitted':
     return _identity(version, degrees)
   form = f'{degrees[0]}/{degrees[1]}'
   if name == 'published':

@@ -7,6 +7,7 @@ They alone, and `preparation`, import seqio and TensorFlow; importing this
 package does not.
 
 The other way, without TensorFlow where it is read: `preparation` writes a
-task's tokens once as a `prepared_set`, and `prepared` makes batches of it with
-`noise` (span corruption in numpy) and `rows` (order and packing).
+task's tokens once as a `prepared_set` with its `prepared_info`, and `prepared`
+makes batches of it with `noise` (span corruption in numpy) and `rows` (order
+and packing).
 """

@@ -33,12 +33,12 @@ def as_text(text, *, example=None, is_target: bool = False, labels=None) -> str:
     text = text.decode('utf-8', 'replace')
   text = text.strip()
   if is_target and labels is not None and text not in labels:
-    raise UserError(_outside(text, 'a target', labels))
+    raise UserError(_outside(text, 'A target', labels))
   return text
 
 
 def _outside(text: str, what: str, labels) -> str:
-  return f'{what} is {text!r}: the labels of the task are {list(labels)}'
+  return f'{what} is {text!r}; the labels of the task are {list(labels)}.'
 
 
 def check_labels(labels, source) -> None:
@@ -52,15 +52,15 @@ def check_labels(labels, source) -> None:
     UserError: no labels, or a target outside them; it names file and line.
   """
   if isinstance(labels, str) or not all(isinstance(x, str) for x in labels):
-    raise UserError(f'labels={labels!r}: give a list of strings')
+    raise UserError(f'LABELS is {labels!r}; it must be a list of strings.')
   if len(set(labels)) < 2:
-    raise UserError(f'labels={labels!r}: name two different ones or more')
+    raise UserError(f'LABELS is {labels!r}; it must name two or more.')
   if not hasattr(source, 'numbered_documents'):
     return
   for path, line, document in source.numbered_documents():
     target = document.decode().split(documents.SEPARATOR)[1]
     if target not in labels:
-      what = f'{path}, line {line}: the target'
+      what = f'In {path}, line {line}, the target'
       raise UserError(_outside(target, what, labels))
 
 
@@ -92,8 +92,9 @@ def metrics(metric_fns, labels=None) -> tuple:
     ]
     if needed not in _ARGUMENTS:
       raise UserError(
-        f'metric_fns: {name_of(metric)} takes {needed}; a metric is a function'
-        ' of (targets, predictions), such as those of t5x_variants.data.scores'
+        f'The metric {name_of(metric)} takes {needed}; it must be a function of'
+        ' (targets, predictions), such as those of t5x_variants.data.scores, or'
+        ' of (targets, scores).'
       )
   return found
 

@@ -54,7 +54,7 @@ def find(task) -> list[str]:
   if not isinstance(task, str):
     found = [name for each in task for name in find(each)]
     if not found:
-      raise UserError(f'TASK={task!r}: name one of {names()}')
+      raise UserError(f'TASK is {task!r}; name one of {names()}.')
     return list(dict.fromkeys(found))
   if task in GROUPS:
     return list(GROUPS[task])
@@ -64,15 +64,15 @@ def find(task) -> list[str]:
   found = [name for name in short if name in RECIPES or name in GROUPS]
   if len(found) > 1:
     raise UserError(
-      f'TASK={task!r} is in two benchmarks: choose one of {found}'
+      f'TASK is {task!r}, which is in two benchmarks: choose one of {found}.'
     )
   if not found:
     short = [name.split('glue_')[-1] for name in names()]
     near = difflib.get_close_matches(str(task), [*names(), *short], 1)
     hint = f' (did you mean {near[0]!r}?)' if near else ''
     raise UserError(
-      f'TASK={task!r} is no task{hint}: choose one of {names()}, or a list of'
-      ' them'
+      f'TASK is {task!r}, which is no task{hint}: choose one of {names()}, or a'
+      ' list of them.'
     )
   return find(found[0])
 
@@ -87,8 +87,10 @@ def rates(task, maximum: float = 2**19) -> dict[str, float]:
   Returns:
     min(number of training examples, K) by task; RTE half where it is twice.
   """
-  if not maximum > 0:
-    raise UserError(f'maximum={maximum!r}: take a number of examples above 0')
+  if not isinstance(maximum, int | float) or not maximum > 0:
+    raise UserError(
+      f'MIXTURE_MAXIMUM is {maximum!r}; it must be a number above 0.'
+    )
   found = find(task)
   twice = _TWICE <= set(found)
   return {

@@ -15,7 +15,7 @@ import os
 from t5x_variants.data import documents as documents_lib
 from t5x_variants.data import embedded as embedded_lib
 from t5x_variants.data import sources
-from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data._tensorflow import reason_of, seqio, tf
 from t5x_variants.errors import UserError
 
 
@@ -28,43 +28,69 @@ def expand(pattern, what: str) -> tuple[str, ...]:
 
   Returns:
     Paths, sorted, each once.
+
+  Raises:
+    UserError: a pattern that matches no file, or is a folder, or no text.
   """
-  patterns = [pattern] if isinstance(pattern, str | os.PathLike) else pattern
-  if not patterns:
-    raise UserError(f'{what}={pattern!r}: name a file, a glob or a list')
+  one = isinstance(pattern, str | os.PathLike)
+  patterns = [pattern] if one else pattern
+  if (
+    not patterns
+    or not isinstance(patterns, list | tuple)
+    or not all(isinstance(each, str | os.PathLike) for each in patterns)
+  ):
+    raise UserError(
+      f'{what} is {pattern!r}; it must be a file, a glob or a list of them, in'
+      ' quotes.'
+    )
   files = set()
   for glob in map(os.fspath, patterns):
     try:
-      found = tf.io.gfile.glob(os.path.expanduser(glob))
+      path = os.path.expanduser(glob)
+      if tf.io.gfile.isdir(path):
+        raise UserError(
+          f'{what} is {glob!r}, which is a folder: name the files in it, such'
+          f" as '{glob.rstrip('/')}/*.txt'."
+        )
+      found = tf.io.gfile.glob(path)
       found = [path for path in found if not os.path.isdir(path)]
     except tf.errors.OpError as error:
-      raise UserError(f'{what}={glob!r} cannot be read: {error.message}') from (
-        error
-      )
+      raise UserError(
+        f'{what} is {glob!r}, which cannot be read: {reason_of(error)}.'
+      ) from error
     if not found:
       raise UserError(
-        f'{what}={glob!r} matches no file: give an existing file or a glob'
-        " such as '/data/*.txt', in quotes"
+        f'{what} is {glob!r}, which matches no file: give an existing file or a'
+        " glob such as '/data/*.txt', in quotes."
       )
     files.update(found)
   return tuple(sorted(files))
 
 
 def _files_source(
-  name, pattern, validation_pattern, validation_fraction, text_format, field
+  name,
+  pattern,
+  validation_pattern,
+  validation_fraction,
+  text_format,
+  field,
+  macros=('pattern', 'validation_pattern'),
 ):
-  if not 0.0 < validation_fraction < 1.0:
+  """A source of files; `macros` are the patterns' names in gin/data."""
+  if not isinstance(validation_fraction, float | int) or not (
+    0.0 < validation_fraction < 1.0
+  ):
     raise UserError(
-      f'validation_fraction={validation_fraction!r}: the share of documents'
-      ' kept for validation must lie strictly between 0 and 1'
+      f'VALIDATION_FRACTION is {validation_fraction!r}; the share of documents'
+      ' kept for validation must lie strictly between 0 and 1.'
     )
-  files = {'train': expand(pattern, 'pattern')}
-  if validation_pattern:
-    files['validation'] = expand(validation_pattern, 'validation_pattern')
+  files = {'train': expand(pattern, macros[0])}
+  if validation_pattern is not None:
+    files['validation'] = expand(validation_pattern, macros[1])
     if both := sorted(set(files['train']) & set(files['validation'])):
       raise UserError(
-        f'{both[0]!r} is matched by pattern and by validation_pattern: a file'
-        ' can serve one of them'
+        f'The file {both[0]!r} is matched by {macros[0]} and by {macros[1]}: it'
+        ' can serve one of them.'
       )
   return sources.DocumentSource(
     files, text_format, field, validation_fraction, name
@@ -99,7 +125,7 @@ def text_files(
   """
   formats = [text for text in documents_lib.FORMATS if text != 'json']
   if document not in formats:
-    raise UserError(f'document={document!r}: choose one of {formats}')
+    raise UserError(f'DOCUMENT is {document!r}; choose one of {formats}.')
   return _files_source(
     'text_files',
     pattern,
@@ -107,6 +133,7 @@ def text_files(
     validation_fraction,
     document,
     '',
+    ('TEXT_FILES', 'VALIDATION_FILES'),
   )
 
 
@@ -134,6 +161,7 @@ def json_lines(
     validation_fraction,
     'json',
     field,
+    ('C4_JSON_TRAIN', 'C4_JSON_VALIDATION'),
   )
 
 
@@ -159,6 +187,7 @@ def pairs(
     validation_fraction,
     'json',
     ('inputs', 'targets'),
+    ('PAIRS', 'VALIDATION_PAIRS'),
   )
 
 
@@ -181,7 +210,7 @@ def tfds(
   """
   if ':' not in name:
     raise UserError(
-      f'{name!r} has no version: write it as in c4/en:3.1.0, so that a run can'
-      ' be repeated'
+      f'TFDS_NAME is {name!r}, which has no version: write it as in'
+      ' c4/en:3.1.0, so that a run can be repeated.'
     )
   return sources.TfdsSource(name, data_dir, field, download)

@@ -20,7 +20,7 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from t5x_variants.data import prepared_set
+from t5x_variants.data import positions, prepared_info, prepared_set
 from t5x_variants.errors import UserError
 
 _log = logging.getLogger('t5x_variants')
@@ -140,8 +140,8 @@ def cached_file() -> str:
     texts = documents()
     if not texts:
       raise UserError(
-        'this Python has neither help topics nor library sources to read: use'
-        ' your own text (gin/data/text_files.gin)'
+        'This Python has neither help topics nor library sources to read: use'
+        ' your own text (gin/data/text_files.gin).'
       )
     return (json.dumps({'text': t}, ensure_ascii=False) + '\n' for t in texts)
 
@@ -160,10 +160,12 @@ def prepared(task_feature_lengths: Mapping[str, int] | None = None) -> str:
   Returns:
     The folder.
   """
-  lengths = dict(task_feature_lengths or {'inputs': 256, 'targets': 64})
-  sizes = 'x'.join(str(lengths.get(name)) for name in ('inputs', 'targets'))
+  if task_feature_lengths is None:
+    task_feature_lengths = {'inputs': 256, 'targets': 64}
+  lengths = positions.feature_lengths(task_feature_lengths)
+  sizes = 'x'.join(str(lengths[name]) for name in ('inputs', 'targets'))
   name = f'embedded-{edition(BUILDER_VERSION)}'
-  name += f'-prepared{prepared_set.FORMAT}-{sizes}'
+  name += f'-prepared{prepared_info.FORMAT}-{sizes}'
   folder = cache_folder() / name
   if (folder / prepared_set.INFO).exists():
     return str(folder)
@@ -177,7 +179,7 @@ def prepared(task_feature_lengths: Mapping[str, int] | None = None) -> str:
     with contextlib.suppress(OSError):  # Another process was first.
       os.rename(temporary, folder)
     if not (folder / prepared_set.INFO).exists():
-      raise UserError(f'{folder} is in the way: remove it')
+      raise UserError(f'The folder {folder} is in the way: remove it.')
   except OSError as error:
     raise _not_kept(folder.parent, error) from error
   finally:
@@ -200,14 +202,12 @@ def _prepare_into(folder: str, lengths: Mapping[str, int]) -> None:
   )
   if done.returncode:
     lines = done.stderr.strip().splitlines() or ['no message']
-    raise UserError(
-      'the embedded corpus could not be prepared:'
-      f' {lines[-1].removeprefix("error: ")}'
-    )
+    why = lines[-1].removeprefix('error: ').rstrip('.')
+    raise UserError(f'The embedded corpus could not be prepared: {why}.')
 
 
 def _not_kept(folder: pathlib.Path, error: OSError) -> UserError:
   return UserError(
-    f'the embedded corpus cannot be kept in {folder} ({error}): set'
-    ' XDG_CACHE_HOME to a folder that can be written'
+    f'The embedded corpus cannot be kept in {folder} ({error}): set'
+    ' XDG_CACHE_HOME to a folder that can be written.'
   )

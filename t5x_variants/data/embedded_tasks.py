@@ -198,12 +198,12 @@ def _split(text: str) -> str:
 
 def _check(split: str) -> None:
   if split not in SPLITS:
-    raise errors.UserError(f'split={split!r}: choose one of {SPLITS}')
+    raise errors.UserError(f'The split is {split!r}; choose one of {SPLITS}.')
 
 
 def _check_enough(count: int) -> None:
   if not count:
     raise errors.UserError(
-      'this Python has no library sources to make examples of: fine-tune on'
-      ' your own pairs (gin/data/pairs.gin)'
+      'This Python has no library sources to make examples of: fine-tune on'
+      ' your own pairs (gin/data/pairs.gin).'
     )

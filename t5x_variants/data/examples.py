@@ -1,24 +1,29 @@
 """A split as single examples: to decode, and to judge what was decoded.
 
 `pipeline` gives a model packed batches; here is what evaluation by a task's
-own metrics needs of it: the rows to decode, one by one and in order, and from
-decoded texts the metrics, by seqio's conventions:
+own metrics needs of it: the rows to decode and to score, one by one and in
+order, and from decoded texts and scores the metrics, by seqio's conventions:
 
   target      postprocess_fn(targets_pretokenized or the decoded target,
                              example=..., is_target=True)
   prediction  postprocess_fn(decoded text, example=..., is_target=False)
+  score       the log-likelihood of the target's tokens, in nats
   metrics     metric_fn(targets, predictions) -> {name: number}
+              metric_fn(targets, scores) -> {name: number}
 """
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from t5x_variants.data import tasks, texts
-from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data import answers, positions, tasks, texts
+from t5x_variants.data._tensorflow import tf
 from t5x_variants.errors import UserError
+
+_logger = logging.getLogger('t5x_variants')
 
 
 class Examples:
@@ -32,7 +37,9 @@ class Examples:
     target_ids: the same of each target.
     inputs: each input as text.
     targets: each target as text, uncut where the task keeps that.
-    metric_names: of the task's functions of predictions; () without any.
+    predict_metric_fns: the task's functions of (targets, predictions).
+    score_metric_fns: the task's functions of (targets, scores).
+    not_computed: names of the task's metrics of any other kind.
   """
 
   def __init__(self, task, examples: Sequence[Mapping], name: str):
@@ -42,15 +49,21 @@ class Examples:
     self.target_ids = [np.asarray(e['targets'], np.int32) for e in examples]
     self.inputs = [self._text(e, 'inputs') for e in examples]
     self.targets = [self._text(e, 'targets') for e in examples]
+    self.predict_metric_fns = task.predict_metric_fns
+    # The one that our tasks have for t5x: a run's record has it as its loss.
+    self.score_metric_fns = [
+      metric_fn
+      for metric_fn in task.score_metric_fns
+      if metric_fn is not tasks.nats_per_token
+    ]
+    self.not_computed = [
+      *map(answers.name_of, task.predict_with_aux_metric_fns),
+      *(type(metric).__name__ for metric in tasks.metric_objs(task)),
+    ]
     self._task, self._examples = task, examples
 
   def __len__(self) -> int:
     return len(self._examples)
-
-  @property
-  def has_metrics(self) -> bool:
-    """Whether the task judges predictions."""
-    return bool(self._task.predict_metric_fns)
 
   def _text(self, example: Mapping, feature: str) -> str:
     whole = example.get(f'{feature}_pretokenized')
@@ -72,33 +85,67 @@ class Examples:
       for text, example in zip(found, self._examples, strict=True)
     ]
 
-  def metrics(self, predictions: Sequence[str]) -> dict[str, float]:
+  def predict_metrics(self, predictions: Sequence[str]) -> dict[str, float]:
     """The task's metrics of a text for each example.
 
     Raises:
-      UserError: there are more or fewer texts than examples, or the task has
-        no metric of predictions.
+      UserError: there are more or fewer texts than examples, or two metrics
+        have one name.
     """
-    if len(predictions) != len(self):
-      raise UserError(
-        f'there are {len(predictions)} predictions and {len(self)} examples of'
-        f' {self.name}: give one for each, in the order of the split'
-      )
-    if not self.has_metrics:
-      raise UserError(
-        f'{self.name} has no metric of predictions: give the task metric_fns'
-      )
+    self._check_count('predictions', predictions)
     predicted = self._judged(predictions, is_target=False)
+    return self._values(self.predict_metric_fns, predicted)
+
+  def score_metrics(self, scores: Sequence[float]) -> dict[str, float]:
+    """The task's metrics of the log-likelihood of each target, in nats.
+
+    Raises:
+      UserError: there are more or fewer scores than examples, or two metrics
+        have one name.
+    """
+    self._check_count('scores', scores)
+    return self._values(self.score_metric_fns, np.asarray(scores))
+
+  def _check_count(self, what: str, given: Sequence) -> None:
+    if len(given) != len(self):
+      raise UserError(
+        f'There are {len(given)} {what} and {len(self)} examples of'
+        f' {self.name}: give one for each, in the order of the split.'
+      )
+
+  def _values(self, metric_fns: Sequence[Callable], given) -> dict[str, float]:
+    """What functions of the targets and of these give, as numbers."""
     found = {}
-    for metric_fn in self._task.predict_metric_fns:
-      for name, value in metric_fn(self._judged_targets, predicted).items():
-        found[name] = float(getattr(value, 'value', value))
+    for metric_fn in metric_fns:
+      for name, value in metric_fn(self._judged_targets, given).items():
+        if name in found:
+          raise UserError(
+            f'The task {self.name} has two metrics called {name!r}: give one of'
+            ' them another name.'
+          )
+        try:
+          found[name] = float(getattr(value, 'value', value))
+        except (TypeError, ValueError):
+          _say_no_number(self.name, name, type(value).__name__)
     return found
 
   @functools.cached_property
   def metric_names(self) -> tuple[str, ...]:
-    """What `metrics` gives, seen by calling the targets predictions."""
-    return tuple(self.metrics(self.targets)) if self.has_metrics else ()
+    """Of all metrics, seen by calling the targets predictions."""
+    predicted = self.predict_metrics(self.targets)
+    # No target is certain: a metric may divide by its score.
+    return *predicted, *self.score_metrics(np.full(len(self), -1.0))
+
+
+@functools.cache
+def _say_no_number(task: str, name: str, kind: str) -> None:
+  """Once, though every evaluation computes it."""
+  _logger.warning(
+    'The metric %r of %s is no number but %s, and stands in no record.',
+    name,
+    task,
+    kind,
+  )
 
 
 def open_split(
@@ -124,18 +171,15 @@ def open_split(
     UserError: no such task or split, or a task has no example in it.
   """
   found = tasks.get(mixture_or_task_name)
-  if split not in found.splits:
-    raise UserError(
-      f'split={split!r}: {mixture_or_task_name} has {sorted(found.splits)}'
-    )
-  chosen = [t for t in seqio.get_subtasks(found) if split in t.splits]
+  chosen = tasks.of_split(found, split)
+  lengths = positions.feature_lengths(
+    task_feature_lengths, found.output_features
+  )
   names = [getattr(task.source, 'name', task.name) for task in chosen]
   if len(set(names)) < len(names):
     names = [task.name for task in chosen]
   return [
-    Examples(
-      task, _read(task, dict(task_feature_lengths), split, seed, count), name
-    )
+    Examples(task, _read(task, lengths, split, seed, count), name)
     for task, name in zip(chosen, names, strict=True)
   ]
 
@@ -154,5 +198,8 @@ def _read(task, lengths, split: str, seed: int, count: int | None) -> list:
   dataset = dataset.with_options(options)
   examples = list(itertools.islice(dataset.as_numpy_iterator(), count))
   if not examples:
-    raise UserError(f'{task.name}, split {split!r} has no example')
+    raise UserError(
+      f'The split {split!r} of {task.name} has no example: name another one, or'
+      ' check the files it is read from.'
+    )
   return examples

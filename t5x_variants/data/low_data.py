@@ -54,20 +54,22 @@ def task(
       tuned one by one.
   """
   if not isinstance(seed, int):
-    raise UserError(f'LOW_DATA_SEED is {seed!r}; it must be a whole number')
+    raise UserError(f'LOW_DATA_SEED is {seed!r}; it must be a whole number.')
   check_positive('LOW_DATA_TRAIN', train_examples)
   check_positive('LOW_DATA_VALIDATION', validation_examples)
   found = tasks.get(mixture_or_task_name)
   if not isinstance(found, seqio.Task):
     raise UserError(
-      f'{mixture_or_task_name} is a mixture: the low-data protocol is of one'
-      f' task a run; take one of {[t.name for t in found.tasks]}'
+      f'MIXTURE_OR_TASK_NAME is {mixture_or_task_name!r}, which is a mixture:'
+      ' the low-data protocol is of one task a run, so take one of'
+      f' {[t.name for t in found.tasks]}.'
     )
   test_splits = [test_split] if isinstance(test_split, str) else [*test_split]
   for split in (train_split, *test_splits):
     if split not in found.splits:
       raise UserError(
-        f'split={split!r}: {mixture_or_task_name} has {sorted(found.splits)}'
+        f'The split is {split!r}; {mixture_or_task_name} has'
+        f' {sorted(found.splits)}.'
       )
   sizes = f'{train_examples}_{validation_examples}'
   splits = '_'.join([train_split, *test_splits])
@@ -87,6 +89,7 @@ def task(
       preprocessors=found.preprocessors,
       postprocess_fn=found.postprocessor,
       metric_fns=found.metric_fns,
+      metric_objs=tasks.metric_objs(found),
       # The source shuffles; another buffer would mix epochs of so few.
       shuffle_buffer_size=None,
     )
@@ -164,7 +167,10 @@ class Drawn(seqio.DataSource):
     dataset = self._source.get_dataset(split=self._train_split, shuffle=False)
     spec = dataset.element_spec
     if not all(isinstance(s, tf.TensorSpec) for s in tf.nest.flatten(spec)):
-      raise UserError('examples of ragged or sparse tensors cannot be drawn')
+      raise UserError(
+        'The examples have ragged or sparse tensors, which cannot be drawn:'
+        ' make them dense in the task.'
+      )
     wanted = sum(self._counts.values())
     seen = collections.Counter()
 
@@ -178,9 +184,9 @@ class Drawn(seqio.DataSource):
     lowest = heapq.nsmallest(wanted, numbered())
     if len(lowest) < wanted:
       raise UserError(
-        f'the split {self._train_split!r} has {len(lowest)} examples and'
+        f'The split {self._train_split!r} has {len(lowest)} examples and'
         f' {wanted} are to be drawn: lower LOW_DATA_TRAIN or'
-        ' LOW_DATA_VALIDATION'
+        ' LOW_DATA_VALIDATION.'
       )
     rows = np.array(
       [

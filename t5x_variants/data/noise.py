@@ -44,13 +44,13 @@ def check_noise(noise_density: float, mean_noise_span_length: float) -> None:
   """Refuses a density outside (0, 1) and a mean span shorter than a token."""
   if not 0.0 < noise_density < 1.0:
     raise UserError(
-      f'noise_density={noise_density!r}: the share of hidden tokens must lie'
-      ' strictly between 0 and 1 (T5 has 0.15)'
+      f'The noise_density is {noise_density!r}; the share of hidden tokens must'
+      ' lie strictly between 0 and 1 (T5 has 0.15).'
     )
   if not mean_noise_span_length >= 1.0:
     raise UserError(
-      f'mean_noise_span_length={mean_noise_span_length!r}: a hidden span has'
-      ' at least 1 token (T5 has 3.0)'
+      f'The mean_noise_span_length is {mean_noise_span_length!r}; a hidden span'
+      ' has at least 1 token (T5 has 3.0).'
     )
 
 
@@ -99,9 +99,9 @@ def chunk_length(
     length += 1
   if length < MIN_CHUNK:
     raise UserError(
-      f'inputs of {inputs_length} and targets of {targets_length} tokens have'
-      f' no room for span corruption at noise_density={noise_density}: the'
-      ' shortest example takes 3 of each'
+      f'Inputs of {inputs_length} and targets of {targets_length} tokens have'
+      f' no room for span corruption at noise_density {noise_density}: the'
+      ' shortest example takes 3 of each.'
     )
   return length
 

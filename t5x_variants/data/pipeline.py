@@ -14,13 +14,15 @@ import os
 
 import numpy as np
 
-from t5x_variants.data import packing, positions, tasks
-from t5x_variants.data._tensorflow import seqio, tf
-from t5x_variants.errors import UserError
+from t5x_variants.data import packing, positions, sources, tasks
+from t5x_variants.data._tensorflow import reason_of, seqio, tf
+from t5x_variants.errors import DamagedError, UserError
 
 # Batches ready before they are asked for: next() need not wait, and a saved
 # position stays small.
 _AHEAD = 2
+# Other files of the same names would move a position to another place.
+_BYTES = 'bytes of files'
 
 
 def _quick(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -40,7 +42,8 @@ class Batches:
 
   Attributes:
     vocabulary: seqio's vocabulary of the targets.
-    vocab_size: number of its ids, sentinels included.
+    vocab_size: number of ids, sentinels included, of the larger vocabulary
+      where inputs and targets have two.
   """
 
   def __init__(
@@ -75,28 +78,37 @@ class Batches:
     """
     self._rows = positions.rows_of_share(batch_size, shard_index, num_shards)
     task = tasks.get(mixture_or_task_name)
-    if split not in task.splits:
-      raise UserError(
-        f'split={split!r}: {mixture_or_task_name} has {list(task.splits)}'
-      )
+    chosen = tasks.of_split(task, split)
+    lengths = positions.feature_lengths(
+      task_feature_lengths, task.output_features
+    )
     # A position means nothing to a pipeline built in another way.
     self._built_with = {
       'MIXTURE_OR_TASK_NAME': mixture_or_task_name,
-      'TASK_FEATURE_LENGTHS': dict(task_feature_lengths),
+      'TASK_FEATURE_LENGTHS': lengths,
       'split': split,
       'batch_size': batch_size,
       'shuffle': shuffle,
       'seed': seed,
       'pack': pack,
       'num_epochs': num_epochs,
+      _BYTES: sum(
+        each.source.size(split)
+        for each in chosen
+        if isinstance(each.source, sources.DocumentSource)
+      ),
     }
     self.vocabulary = task.output_features['targets'].vocabulary
+    self.vocab_size = max(
+      task.output_features[name].vocabulary.vocab_size
+      for name in ('inputs', 'targets')
+    )
     self._what = f'{mixture_or_task_name}, split {split!r}'
     self._position = f'data-{shard_index:05d}-of-{num_shards:05d}'
     shard = seqio.ShardInfo(shard_index, num_shards)
     dataset = seqio.get_dataset(
-      mixture_or_task_name,
-      task_feature_lengths=dict(task_feature_lengths),
+      mixture_or_task_name if num_epochs is None else tasks.to_the_end(task),
+      task_feature_lengths=lengths,
       feature_converter=packing.EncDecFeatureConverter(pack=pack),
       dataset_split=split,
       shuffle=shuffle,
@@ -111,11 +123,6 @@ class Batches:
     self._checkpoint = tf.train.Checkpoint(iterator=self._iterator)
     self._empty = True
 
-  @property
-  def vocab_size(self) -> int:
-    """Number of ids of the vocabulary, sentinels included."""
-    return self.vocabulary.vocab_size
-
   def __iter__(self):
     return self
 
@@ -125,10 +132,15 @@ class Batches:
     except StopIteration:
       if self._empty:
         raise UserError(
-          f'{self._what} has no example: the documents of this split, or of'
-          " this host's share of it, are too few or too short"
+          f'The data of {self._what} has no example: the documents of this'
+          " split, or of this host's share of it, are too few or too short."
         ) from None
       raise
+    except tf.errors.OpError as error:
+      raise UserError(
+        f'The data of {self._what} cannot be read: {reason_of(error)}. Check'
+        ' the files, then start the same command again.'
+      ) from error
     self._empty = False
     return {name: self._filled(value.numpy()) for name, value in batch.items()}
 
@@ -157,16 +169,28 @@ class Batches:
     if not tf.io.gfile.exists(path + '.json'):
       if tf.io.gfile.exists(os.path.join(directory, 'position.json')):
         raise UserError(
-          f'the data position in {os.fspath(directory)} is that of prepared'
+          f'The data position in {os.fspath(directory)} is that of prepared'
           ' data and this run reads a seqio task: take the gin/data file it'
-          ' was made with, or start anew in another MODEL_DIR'
+          ' was made with, or start anew in another MODEL_DIR.'
         )
       raise UserError(
-        f'no data position {self._position} in {os.fspath(directory)}: each'
-        ' host has its own, and as many hosts must read as wrote'
+        f'There is no data position {self._position} in'
+        f' {os.fspath(directory)}: each host has its own, and as many hosts'
+        ' must read as wrote.'
       )
-    with tf.io.gfile.GFile(path + '.json', 'r') as file:
-      before = json.loads(file.read())
-    positions.check_built_alike(directory, before, self._built_with)
-    self._checkpoint.read(path).assert_consumed()
+    try:
+      with tf.io.gfile.GFile(path + '.json', 'rb') as file:
+        before = dict(json.loads(file.read()))
+      # Positions that earlier versions saved lack it.
+      before.setdefault(_BYTES, self._built_with[_BYTES])
+      positions.check_built_alike(directory, before, self._built_with)
+      self._checkpoint.read(path).assert_consumed()
+    except UserError:
+      raise
+    except Exception as error:
+      # Which exception a damaged file ends in depends on the file.
+      raise DamagedError(
+        f'The data position cannot be read ({reason_of(error)}): {path} is'
+        ' damaged.'
+      ) from error
     self._empty = False

@@ -5,9 +5,41 @@ the data, and means something only to a reader built in the same way.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from t5x_variants.errors import UserError
+from t5x_variants.errors import UserError, check_positive
+
+_FEATURES = ('inputs', 'targets')
+
+
+def feature_lengths(lengths, also: Collection[str] = ()) -> dict[str, int]:
+  """TASK_FEATURE_LENGTHS, checked.
+
+  Args:
+    lengths: tokens of 'inputs' and of 'targets'.
+    also: other features that may be named, those that the task has.
+
+  Returns:
+    The same as a dict.
+
+  Raises:
+    UserError: a feature is missing or unknown, or a length is no whole number
+      from 1 up.
+  """
+  if not isinstance(lengths, Mapping) or not {*_FEATURES} <= {*lengths}:
+    raise UserError(
+      f'TASK_FEATURE_LENGTHS is {lengths!r}; it must give the tokens of'
+      " 'inputs' and of 'targets', such as {'inputs': 512, 'targets': 114}."
+    )
+  known = {*_FEATURES, *also}
+  if unknown := [name for name in lengths if name not in known]:
+    raise UserError(
+      f'TASK_FEATURE_LENGTHS is {dict(lengths)!r}, but there is no feature'
+      f' {unknown[0]!r}: take {sorted(known)}.'
+    )
+  for name, length in lengths.items():
+    check_positive(f'TASK_FEATURE_LENGTHS of {name!r}', length)
+  return dict(lengths)
 
 
 def rows_of_share(batch_size: int, shard_index: int, num_shards: int) -> int:
@@ -16,14 +48,15 @@ def rows_of_share(batch_size: int, shard_index: int, num_shards: int) -> int:
   Raises:
     UserError: the hosts' parts are not equal, or there is no such host.
   """
-  if batch_size < 1 or num_shards < 1 or batch_size % num_shards:
+  check_positive('BATCH_SIZE', batch_size)
+  if num_shards < 1 or batch_size % num_shards:
     raise UserError(
-      f'batch_size={batch_size} must be a positive multiple of'
-      f' num_shards={num_shards}: every host takes an equal part'
+      f'BATCH_SIZE is {batch_size}; it must be a multiple of the {num_shards}'
+      ' hosts that read, since each takes an equal part.'
     )
   if not 0 <= shard_index < num_shards:
     raise UserError(
-      f'shard_index={shard_index}: must be from 0 to {num_shards - 1}'
+      f'The share is {shard_index}; it must be from 0 to {num_shards - 1}.'
     )
   return batch_size // num_shards
 
@@ -41,10 +74,10 @@ def check_built_alike(
   Raises:
     UserError: they differ.
   """
-  for name, value in now.items():
-    if before.get(name) != value:
+  for name in dict.fromkeys([*now, *before]):
+    if before.get(name) != now.get(name):
       raise UserError(
-        f'the data position in {os.fspath(directory)} was saved with'
-        f' {name}={before.get(name)!r} and this run has {value!r}: set it'
-        ' back, or start anew in another MODEL_DIR'
+        f'The data position in {os.fspath(directory)} was saved with'
+        f' {name}={before.get(name)!r} and this run has {now.get(name)!r}: set'
+        ' it back, or start anew in another MODEL_DIR.'
       )

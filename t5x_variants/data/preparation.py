@@ -16,14 +16,21 @@ import itertools
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from array_record.python import array_record_module
 
-from t5x_variants.data import noise, prepared_set
+from t5x_variants.data import (
+  noise,
+  positions,
+  prepared_info,
+  prepared_set,
+  tasks,
+)
 from t5x_variants.data import span_corruption as corruption
-from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data._tensorflow import reason_of, seqio, tf
 from t5x_variants.errors import UserError
 
 SPLITS = ('train', 'validation')
@@ -32,6 +39,11 @@ _OPTIONS = 'group_size:1,zstd:1'
 _DOCUMENTS = 64
 _LIBRARIES = ('array_record', 'numpy', 'seqio', 'tensorflow')
 _MODEL = 'vocabulary.model'
+_EOS_STEPS = {
+  tasks.append_eos,
+  seqio.preprocessors.append_eos,
+  seqio.preprocessors.append_eos_after_trim,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +57,7 @@ class Preparation:
   """
 
   output: str
-  info: prepared_set.Info
+  info: prepared_info.Info
   shards: dict[str, int]
 
   def work(self) -> list[tuple[str, int]]:
@@ -81,16 +93,12 @@ def configure(
     options.get(name, defaults[name].default)
     for name in ('noise_density', 'mean_noise_span_length', 'documents_joined')
   )
-  if not {'inputs', 'targets'} <= set(task_feature_lengths or ()):
-    raise UserError(
-      f'TASK_FEATURE_LENGTHS={task_feature_lengths!r}: give those of'
-      " 'inputs' and 'targets'"
-    )
-  lengths = {name: task_feature_lengths[name] for name in ('inputs', 'targets')}
+  given = positions.feature_lengths(task_feature_lengths)
+  lengths = {name: given[name] for name in ('inputs', 'targets')}
   length = noise.chunk_length(*lengths.values(), density, mean)
   vocabulary = task.output_features['targets'].vocabulary
   corruption.check_sentinels(vocabulary, length, density, mean)
-  info = prepared_set.Info(
+  info = prepared_info.Info(
     task=mixture_or_task_name,
     task_feature_lengths=lengths,
     chunk_length=length,
@@ -114,21 +122,33 @@ def _task(name: str) -> seqio.Task:
     return seqio.TaskRegistry.get(name)
   except ValueError as error:
     raise UserError(
-      f'MIXTURE_OR_TASK_NAME={name!r} is no registered task: take a file of'
-      ' gin/data, or import the module that registers it (a mixture is'
-      ' prepared task by task)'
+      f'MIXTURE_OR_TASK_NAME is {name!r}, which is no registered task: take a'
+      ' file of gin/data, or import the module that registers it (a mixture is'
+      ' prepared task by task).'
     ) from error
 
 
 def _up_to_tokens(task: seqio.Task):
   """The preprocessors before span corruption, and its own options."""
-  for place, step in enumerate(task.preprocessors):
-    if getattr(step, 'func', step) is corruption.corrupt_spans:
-      return task.preprocessors[:place], getattr(step, 'keywords', {})
-  raise UserError(
-    f'the task {task.name!r} has no span corruption of t5x_variants'
-    ' (tasks.span_corruption): only such tasks can be prepared, others are'
-    ' read by seqio'
+  steps = [getattr(step, 'func', step) for step in task.preprocessors]
+  if corruption.corrupt_spans not in steps:
+    raise UserError(
+      f'The task {task.name!r} has no span corruption of t5x_variants'
+      ' (tasks.span_corruption): only such tasks can be prepared, others are'
+      ' read by seqio.'
+    )
+  place = steps.index(corruption.corrupt_spans)
+  # The reader corrupts spans and ends both sides with EOS, no more.
+  ends = all(feature.add_eos for feature in task.output_features.values())
+  rest = steps[place + 1 :]
+  if not ends or len(rest) != 1 or rest[0] not in _EOS_STEPS:
+    raise UserError(
+      f'The task {task.name!r} does something else after span corruption than'
+      ' to append EOS to inputs and targets: it cannot be prepared, but it can'
+      ' be read by seqio.'
+    )
+  return task.preprocessors[:place], getattr(
+    task.preprocessors[place], 'keywords', {}
   )
 
 
@@ -138,9 +158,9 @@ def _parts(source, split: str) -> int:
   return max(1, min(len(source.list_shards(split)), 1024))
 
 
-def _described(vocabulary) -> prepared_set.Vocabulary:
+def _described(vocabulary) -> prepared_info.Vocabulary:
   path = getattr(vocabulary, 'sentencepiece_model_file', '')
-  found = prepared_set.Vocabulary(
+  found = prepared_info.Vocabulary(
     kind=type(vocabulary).__name__,
     vocab_size=vocabulary.vocab_size,
     extra_ids=vocabulary.extra_ids or 0,
@@ -164,11 +184,10 @@ def _writing(output: str):
   try:
     yield
   except (OSError, RuntimeError, tf.errors.OpError) as error:
-    reason = ' '.join(str(getattr(error, 'message', None) or error).split())
     raise UserError(
-      f'cannot write to {output}: {reason[:200]}. What is whole is kept and'
+      f'Cannot write to {output}: {reason_of(error)}. What is whole is kept and'
       ' the set does not count as prepared; free some space or make the folder'
-      ' writable, then run the same command again'
+      ' writable, then run the same command again.'
     ) from error
 
 
@@ -203,9 +222,9 @@ def begin(work: Preparation) -> list[tuple[str, int]] | None:
       begun = _begun(path)
       if begun != plan:
         raise UserError(
-          f'{work.output} holds the beginning of another set'
+          f'The folder {work.output} holds the beginning of another set'
           f' ({_difference(begun, plan)}): give another --output, or remove'
-          ' the folder'
+          ' the folder.'
         )
     tf.io.gfile.makedirs(work.path(PROGRESS))
     _put(path, json.dumps(plan).encode())
@@ -219,29 +238,29 @@ def begin(work: Preparation) -> list[tuple[str, int]] | None:
 
 def _begun(path: str) -> dict:
   try:
-    return json.loads(_bytes(path))
-  except ValueError as error:
+    return dict(json.loads(_bytes(path)))
+  except (ValueError, TypeError) as error:
     raise UserError(
-      f'{path} is damaged: remove the folder and start again'
+      f'The file {path} is damaged: remove the folder and start again.'
     ) from error
 
 
 def _finished_before(work: Preparation) -> None:
   try:
-    info = prepared_set.from_json(_bytes(work.path(prepared_set.INFO)).decode())
-    found = json.loads(info.to_json())
-  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    data = _bytes(work.path(prepared_set.INFO))
+    found = prepared_info.from_json(data).fields()
+  except ValueError as error:
     raise UserError(
-      f'{work.path(prepared_set.INFO)} is damaged or of another version: give'
-      ' another --output, or remove the folder'
+      f'The file {work.path(prepared_set.INFO)} is damaged or of another'
+      f' version ({error}): give another --output, or remove the folder.'
     ) from error
-  wanted = json.loads(work.info.to_json())
+  wanted = work.info.fields()
   same = {'splits': {}, 'libraries': {}}
   if found | same != wanted | same:
     raise UserError(
-      f'{work.output} holds another set'
+      f'The folder {work.output} holds another set'
       f' ({_difference(found | same, wanted | same)}): give another --output,'
-      ' or remove the folder'
+      ' or remove the folder.'
     )
 
 
@@ -338,12 +357,19 @@ def _documents(
   options.threading.max_intra_op_parallelism = 1
   # In lots: a call to TensorFlow costs more than a short document.
   dataset = dataset.ragged_batch(_DOCUMENTS).with_options(options)
-  for lot in dataset:
-    tokens, ends = lot.values.numpy(), lot.row_splits.numpy()
-    yield from np.split(tokens, ends[1:-1])
+  try:
+    for lot in dataset:
+      tokens, ends = lot.values.numpy(), lot.row_splits.numpy()
+      yield from np.split(tokens, ends[1:-1])
+  except tf.errors.OpError as error:
+    raise UserError(
+      f'The documents of {work.info.task}, split {split!r}, cannot be read:'
+      f' {reason_of(error)}. What is whole is kept; check the files, then run'
+      ' the same command again.'
+    ) from error
 
 
-def finish(work: Preparation) -> prepared_set.Info:
+def finish(work: Preparation) -> prepared_info.Info:
   """Joins the lengths and writes info.json: from then on the set counts.
 
   Args:
@@ -364,9 +390,9 @@ def finish(work: Preparation) -> prepared_set.Info:
   return info
 
 
-def _finish_split(work: Preparation, split: str) -> prepared_set.Split:
+def _finish_split(work: Preparation, split: str) -> prepared_info.Split:
   dtype, count = work.info.dtype, work.shards[split]
-  shards, tokens = [], 0
+  shards, tokens, checksum = [], 0, 0
   whole = work.path(PROGRESS, prepared_set.lengths_file(split))
   with tf.io.gfile.GFile(whole, 'wb') as file:
     for index in range(count):
@@ -374,17 +400,18 @@ def _finish_split(work: Preparation, split: str) -> prepared_set.Split:
       lengths = np.frombuffer(data, dtype)
       name = prepared_set.shard_file(split, index, count)
       size = tf.io.gfile.stat(work.path(name)).length if data else 0
-      shards.append(prepared_set.Shard(name, len(lengths), size))
+      shards.append(prepared_info.Shard(name, len(lengths), size))
       tokens += int(lengths.sum(dtype=np.int64))
+      checksum = zlib.crc32(data, checksum)
       file.write(data)
   if not tokens:
     raise UserError(
-      f'the task {work.info.task!r} has no example in the split {split!r}: its'
-      ' documents are too few or too short'
+      f'The task {work.info.task!r} has no example in the split {split!r}: its'
+      ' documents are too few or too short.'
     )
   lengths_file = work.path(prepared_set.lengths_file(split))
   tf.io.gfile.rename(whole, lengths_file, overwrite=True)
   examples = sum(shard.examples for shard in shards)
   # What holds nothing has no file.
   kept = tuple(shard for shard in shards if shard.examples)
-  return prepared_set.Split(examples, tokens, kept)
+  return prepared_info.Split(examples, tokens, kept, checksum)

@@ -12,7 +12,6 @@ and means the same on any number of hosts.
 
 import atexit
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 
@@ -20,8 +19,15 @@ import grain
 import numpy as np
 from etils import epath
 
-from t5x_variants.data import noise, positions, prepared_set, rows
-from t5x_variants.errors import UserError
+from t5x_variants.data import (
+  checked_json,
+  noise,
+  positions,
+  prepared_info,
+  prepared_set,
+  rows,
+)
+from t5x_variants.errors import DamagedError, UserError
 
 # Batches ready before they are asked for.
 _AHEAD = 2
@@ -115,7 +121,9 @@ class Batches:
     """
     self._rows = positions.rows_of_share(batch_size, shard_index, num_shards)
     self.info = prepared_set.load(folder, mixture_or_task_name)
-    self.lengths = dict(task_feature_lengths or self.info.task_feature_lengths)
+    if task_feature_lengths is None:
+      task_feature_lengths = self.info.task_feature_lengths
+    self.lengths = positions.feature_lengths(task_feature_lengths)
     _check_lengths(self.info, self.lengths, folder)
     self._built_with = {
       'PREPARED_DATA': self.info.fingerprint(),
@@ -222,30 +230,45 @@ class Batches:
       state = {'example': self._position, 'built_with': self._built_with}
       folder = epath.Path(directory)
       folder.mkdir(parents=True, exist_ok=True)
-      (folder / _POSITION).write_text(json.dumps(state))
+      (folder / _POSITION).write_text(checked_json.dumps(state))
 
   def restore(self, directory: str | os.PathLike) -> None:
     """Goes on with the batch that followed when the position was saved."""
     path = epath.Path(directory) / _POSITION
     if not path.exists() and list(path.parent.glob('data-*.json')):
       raise UserError(
-        f'the data position in {path.parent} is that of a seqio task and this'
+        f'The data position in {path.parent} is that of a seqio task and this'
         ' run reads prepared data: take the gin/data file it was made with, or'
-        ' start anew in another MODEL_DIR'
+        ' start anew in another MODEL_DIR.'
       )
-    state = json.loads(path.read_text())
-    positions.check_built_alike(
-      directory, state['built_with'], self._built_with
-    )
+    example, before = self._read_position(path)
+    positions.check_built_alike(directory, before, self._built_with)
     self._iterator = None
-    self._position = int(state['example'])
+    self._position = example
+
+  def _read_position(self, path: epath.Path) -> tuple[int, dict]:
+    """The example a position stands at, and what it belongs to."""
+    last = 2**63 - 1 if self._end is None else self._end
+    try:
+      # Positions that earlier versions saved have no checksum.
+      state, _ = checked_json.loads(path.read_bytes())
+      if state.keys() != {'example', 'built_with'}:
+        raise ValueError(f'its fields are {sorted(state)}')
+      example, before = state['example'], state['built_with']
+      if type(example) is not int or not 0 <= example <= last:
+        raise ValueError(
+          f"'example' is {example!r}, not a whole number from 0 to {last}"
+        )
+      if not isinstance(before, dict):
+        raise ValueError("'built_with' is no object")
+    except (OSError, ValueError) as error:
+      raise DamagedError(
+        f'The data position cannot be read ({error}): {path} is damaged.'
+      ) from error
+    return example, before
 
 
-def _check_lengths(info: prepared_set.Info, lengths, folder) -> None:
-  if not {'inputs', 'targets'} <= set(lengths):
-    raise UserError(
-      f"TASK_FEATURE_LENGTHS={lengths!r}: give those of 'inputs' and 'targets'"
-    )
+def _check_lengths(info: prepared_info.Info, lengths, folder) -> None:
   fits = noise.chunk_length(
     lengths['inputs'],
     lengths['targets'],
@@ -254,10 +277,10 @@ def _check_lengths(info: prepared_set.Info, lengths, folder) -> None:
   )
   if fits < info.chunk_length:
     raise UserError(
-      f'TASK_FEATURE_LENGTHS={lengths!r} holds {fits} tokens of text and'
-      f' {os.fspath(folder)} was cut into chunks of {info.chunk_length}, for'
-      f' {dict(info.task_feature_lengths)}: take these, longer ones, or'
-      ' prepare the data again'
+      f'TASK_FEATURE_LENGTHS is {lengths!r}, which holds {fits} tokens of'
+      f' text, and {os.fspath(folder)} was cut into chunks of'
+      f' {info.chunk_length}, for {dict(info.task_feature_lengths)}: take'
+      ' these, longer ones, or prepare the data again.'
     )
 
 

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 
 from t5x_variants.data import sources
-from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data._tensorflow import reason_of, seqio, tf
 from t5x_variants.errors import UserError
 
 _logger = logging.getLogger('t5x_variants')
@@ -124,7 +124,7 @@ def read_text(path: str) -> str:
   try:
     return data.decode('utf-8-sig')
   except UnicodeDecodeError as error:
-    raise UserError(f'{path} is no UTF-8: {error}') from error
+    raise UserError(f'The file {path} is no UTF-8: {error}.') from error
 
 
 def tsv_rows(path: str, columns: Mapping[str, str | int]) -> Iterator[tuple]:
@@ -146,8 +146,8 @@ def tsv_rows(path: str, columns: Mapping[str, str | int]) -> Iterator[tuple]:
     headings = lines[0].split('\t')
     if missing := [x for x in columns.values() if x not in headings]:
       raise UserError(
-        f'{path} has the columns {headings} and not {missing}: it must be a'
-        " file of the benchmark's own format, with its line of headings"
+        f'The file {path} has the columns {headings} and not {missing}: it must'
+        " be of the benchmark's own format, with its line of headings."
       )
     columns = {name: headings.index(x) for name, x in columns.items()}
     start = 1
@@ -169,7 +169,9 @@ def json_rows(path: str) -> Iterator[tuple]:
       except ValueError:
         row = None
       if not isinstance(row, dict):
-        raise UserError(f'{path}, line {number}: {line[:40]!r} is no object')
+        raise UserError(
+          f'In {path}, line {number}: {line[:40]!r} is no JSON object.'
+        )
       yield number, row
 
 
@@ -218,7 +220,9 @@ class ExampleSource(seqio.DataSource):
   def examples(self, split: str) -> list[dict]:
     """All examples of a split, in the order of the file."""
     if split not in self.splits:
-      raise UserError(f'split={split!r}: {self.name} has {list(self.splits)}')
+      raise UserError(
+        f'The split is {split!r}; {self.name} has {list(self.splits)}.'
+      )
     where = self._paths.get(split, f'{self._recipe.tfds}, {split}')
     found, skipped = [], 0
     for place, row in self._rows(split):
@@ -229,16 +233,16 @@ class ExampleSource(seqio.DataSource):
       try:
         found.extend(self._recipe.convert(row, split))
       except UserError as error:
-        raise UserError(f'{where}, {place}: {error}') from error
+        raise UserError(f'In {where}, {place}: {error}.') from error
       except (KeyError, TypeError, IndexError) as error:
         raise UserError(
-          f'{where}, {place}: not a row of {self.name}: {error!r}; it has'
-          f' {sorted(row)}'
+          f'In {where}, {place}: not a row of {self.name}: {error!r}; it has'
+          f' {sorted(row)}.'
         ) from error
     if skipped:
       _logger.warning('%s: skipped %d rows without a label', where, skipped)
     if not found:
-      raise UserError(f'{where} holds no example of {self.name}')
+      raise UserError(f'There is no example of {self.name} in {where}.')
     return found
 
   def _rows(self, split: str):
@@ -302,11 +306,13 @@ def _existing(folder: str, name: str, files) -> dict[str, str]:
   try:
     missing = [x for x in paths.values() if not tf.io.gfile.exists(x)]
   except tf.errors.OpError as error:
-    raise UserError(f'{folder!r} cannot be reached: {error.message}') from error
+    raise UserError(
+      f'The folder {folder!r} cannot be reached: {reason_of(error)}.'
+    ) from error
   if missing:
     raise UserError(
-      f'{name}: there is no {", no ".join(missing)}; below the folder'
-      f' {folder!r} these names are looked for: {list(files.values())}'
+      f'For {name} there is no {", no ".join(missing)}; below the folder'
+      f' {folder!r} these names are looked for: {list(files.values())}.'
     )
   return paths
 
@@ -315,7 +321,7 @@ def _tfds_rows(source: sources.TfdsSource, split: str):
   """Rows of a TFDS split as Python values, labels as their names."""
   if split not in source.splits:
     raise UserError(
-      f'split={split!r}: {source.name} has {sorted(source.splits)}'
+      f'The split is {split!r}; {source.name} has {sorted(source.splits)}.'
     )
   features = source.features
   names = (

@@ -55,11 +55,13 @@ def get(name: str, labels=None):
   known = (accuracy, matthews, pearson, spearman, bleu, rouge, f1, macro_f1)
   named = {function.__name__: function for function in known}
   if name not in named:
-    raise UserError(f'there is no metric {name!r}: choose from {sorted(named)}')
+    raise UserError(
+      f'There is no metric {name!r}: choose from {sorted(named)}.'
+    )
   count = len(labels or ())
   if (name == 'f1' and count != 2) or (name == 'macro_f1' and not count):
     wanted = 'two labels' if name == 'f1' else 'labels'
-    raise UserError(f'the metric {name!r} needs {wanted}, not {labels!r}')
+    raise UserError(f'The metric {name!r} needs {wanted}, not {labels!r}.')
   if name == 'f1':
     return functools.partial(f1, positive=labels[1], negative=labels[0])
   if name == 'macro_f1':
@@ -71,11 +73,13 @@ def check_lengths(targets, predictions) -> None:
   """Refuses lists that cannot be compared one by one."""
   if len(targets) != len(predictions):
     raise UserError(
-      f'{len(predictions)} predictions for {len(targets)} targets: there must'
-      ' be one for each, in the same order'
+      f'There are {len(predictions)} predictions for {len(targets)} targets:'
+      ' give one for each, in the same order.'
     )
   if not len(targets):
-    raise UserError('no targets and no predictions: there is nothing to score')
+    raise UserError(
+      'There are no targets and no predictions, so there is nothing to score.'
+    )
 
 
 def accuracy(targets, predictions) -> dict[str, float]:
@@ -192,7 +196,7 @@ def squad(targets, predictions) -> dict[str, float]:
   for golds, text in zip(targets, predictions, strict=True):
     if isinstance(golds, str) or not len(golds):
       raise UserError(
-        f'a target of squad is {golds!r}: give a list of one answer or more'
+        f'A target of squad is {golds!r}; give a list of one answer or more.'
       )
     text = normalized(text)
     golds = [normalized(gold) for gold in golds]
@@ -243,7 +247,7 @@ def bleu(targets, predictions) -> dict[str, float]:
   check_lengths(targets, predictions)
   golds = [[x] if isinstance(x, str) else list(x) for x in targets]
   if not all(golds):
-    raise UserError('a target of bleu has no reference: give one or more each')
+    raise UserError('A target of bleu has no reference: give one or more each.')
   # The i-th references of all; sacreBLEU leaves out a None.
   most = max(map(len, golds))
   streams = [
@@ -281,7 +285,7 @@ def rouge(targets, predictions, use_stemmer: bool = False) -> dict[str, float]:
 def _check_labels(targets, labels) -> None:
   if outside := sorted(set(targets) - set(labels)):
     raise UserError(
-      f'a target is {outside[0]!r}: the labels of the task are {list(labels)}'
+      f'A target is {outside[0]!r}; the labels of the task are {list(labels)}.'
     )
 
 

@@ -9,6 +9,7 @@ hosts share the documents without overlap. What is skipped is in `documents`.
 """
 
 import collections
+import contextlib
 import functools
 import logging
 import os
@@ -17,7 +18,7 @@ import threading
 import numpy as np
 
 from t5x_variants.data import documents as documents_lib
-from t5x_variants.data._tensorflow import seqio, tf, tfds
+from t5x_variants.data._tensorflow import reason_of, seqio, tf, tfds
 from t5x_variants.errors import UserError
 
 # Bytes of text held in memory: the corpus's own cost on every host.
@@ -42,6 +43,18 @@ def _open(path: str):
   if '://' in path:
     return tf.io.gfile.GFile(path, 'rb')
   return documents_lib.local_open(path)
+
+
+@contextlib.contextmanager
+def _reading(path: str):
+  """Turns what a file that has gone or broken raises into a sentence."""
+  try:
+    yield
+  except (OSError, tf.errors.OpError) as error:
+    raise UserError(
+      f'The file {path!r} cannot be read: {reason_of(error)}. It was there when'
+      ' the pattern was looked up; put it back, or start again without it.'
+    ) from error
 
 
 class DocumentSource(seqio.DataSource):
@@ -76,12 +89,24 @@ class DocumentSource(seqio.DataSource):
     """The files of a split."""
     return self._files.get(split, self._files['train'])
 
+  def size(self, split: str) -> int:
+    """Bytes of a split's files, but for those elsewhere: asking takes time."""
+    found = 0
+    for path in self.list_shards(split):
+      if '://' not in path:
+        with _reading(path):
+          found += os.path.getsize(path)
+    return found
+
   def numbered_documents(self):
     """Yields (file, line number from 1, document) of all files of lines."""
     for split in self._files:
       for path in self.list_shards(split):
-        for line, document in documents_lib.numbered(path, self._field, _open):
-          yield path, line, document
+        with _reading(path):
+          for line, document in documents_lib.numbered(
+            path, self._field, _open
+          ):
+            yield path, line, document
 
   def parts(self, split: str) -> int:
     """Into how many shares the documents fall without reading files twice."""
@@ -101,28 +126,33 @@ class DocumentSource(seqio.DataSource):
       if (documents_lib.uniform_hash(document) < limit) == wanted
     ]
 
+  def _blocks(self, split: str, skipped: collections.Counter):
+    """Yields the documents of all files of a split, block by block."""
+    for path in self.list_shards(split):
+      with _reading(path):
+        yield from documents_lib.read_file(
+          path, self._format, self._field, skipped, _open
+        )
+
   @functools.cache  # noqa: B019, sources live as long as their task.
   def _survey(self, split: str) -> bool:
     """Whether the files of a split fit in memory; refuses useless ones."""
     files = self.list_shards(split)
-    sizes = [os.path.getsize(path) for path in files if '://' not in path]
-    small = len(sizes) == len(files) and sum(sizes) <= IN_MEMORY
+    # A file elsewhere is streamed, whatever its size.
+    small = self.size(split) <= IN_MEMORY and not any('://' in x for x in files)
     skipped, held, usable = collections.Counter(), 0, 0
-    for path in files:
-      for found in documents_lib.read_file(
-        path, self._format, self._field, skipped, _open
-      ):
-        usable += len(found)
-        held += sum(map(len, found))
-        if held > IN_MEMORY or (usable and not small):
-          self._say_once(skipped)
-          return False
+    for found in self._blocks(split, skipped):
+      usable += len(found)
+      held += sum(map(len, found))
+      if held > IN_MEMORY or (usable and not small):
+        self._say_once(skipped)
+        return False
     what = ', '.join(f'{n} {reason}' for reason, n in sorted(skipped.items()))
     if not usable:
       raise UserError(
-        f'none of the {len(files)} files of {self.name} holds a usable'
+        f'None of the {len(files)} files of {self.name} holds a usable'
         f' document (skipped: {what or "nothing but white space"}): check the'
-        f' files, {files[0]!r} for one'
+        f' files, {files[0]!r} for one.'
       )
     if what:
       _logger.warning('%s: skipped %s; kept %d', self.name, what, usable)
@@ -137,16 +167,13 @@ class DocumentSource(seqio.DataSource):
   @functools.cache  # noqa: B019
   def _in_memory(self, split: str) -> tf.Tensor:
     kept = []
-    for path in self.list_shards(split):
-      for found in documents_lib.read_file(
-        path, self._format, self._field, collections.Counter(), _open
-      ):
-        kept.extend(self._of_split(split, found))
+    for found in self._blocks(split, collections.Counter()):
+      kept.extend(self._of_split(split, found))
     if not kept:
       raise UserError(
-        f'{self.name} has no document for the split {split!r}: raise'
-        f' validation_fraction={self._fraction} (between 0 and 1), or name'
-        ' files of its own with validation_pattern'
+        f'The source {self.name} has no document for the split {split!r}: raise'
+        f' VALIDATION_FRACTION, which is {self._fraction}, or name files of its'
+        ' own (VALIDATION_FILES or VALIDATION_PAIRS).'
       )
     return tf.constant(kept)
 
@@ -209,7 +236,9 @@ class DocumentSource(seqio.DataSource):
     """Documents of a split; see seqio.DataSource."""
     del unused
     if split not in self.splits:
-      raise UserError(f'split={split!r}: choose one of {self.splits}')
+      raise UserError(
+        f'The split is {split!r}; {self.name} has {list(self.splits)}.'
+      )
     shard = shard_info or seqio.ShardInfo(0, 1)
     if self._survey(split):
       texts = self._in_memory(split)
@@ -262,12 +291,13 @@ class TfdsSource(seqio.TfdsDataSource):
       found = tuple(builder.info.splits)
     except _TFDS_ERRORS as error:
       why = (str(error).splitlines() or [repr(error)])[0]
-      raise UserError(f'TFDS cannot open {name!r}: {why}') from error
+      raise UserError(f'TFDS cannot open {name!r}: {why}.') from error
     if not found:
       raise UserError(
-        f'{name} is not prepared in {folder or "~/tensorflow_datasets"}:'
-        ' point data_dir (TFDS_DATA_DIR) at the folder that holds it, or'
-        ' read the files it is made of (of C4: gin/data/c4_json.gin)'
+        f'The dataset {name} is not prepared in'
+        f' {folder or "~/tensorflow_datasets"}: point TFDS_DATA_DIR at the'
+        ' folder that holds it, or read the files it is made of (of C4:'
+        ' gin/data/c4_json.gin).'
       )
     return found
 
@@ -288,7 +318,7 @@ class TfdsSource(seqio.TfdsDataSource):
       return dataset
     if field not in dataset.element_spec:
       raise UserError(
-        f'{self._where[0]} has no feature {field!r}: choose one of'
-        f' {sorted(dataset.element_spec)}'
+        f'The dataset {self._where[0]} has no feature {field!r}: choose one of'
+        f' {sorted(dataset.element_spec)}.'
       )
     return dataset.map(lambda example: {'text': example[field]})

@@ -128,9 +128,9 @@ def check_sentinels(
   available = vocabularies.num_sentinels(vocabulary)
   if available < needed:
     raise UserError(
-      f'the vocabulary has {available} sentinels (extra_ids) and chunks of'
+      f'The vocabulary has {available} sentinels (extra_ids) and chunks of'
       f' {length} tokens need {needed}: raise extra_ids to {needed} or more,'
-      ' or take shorter inputs and targets'
+      ' or take shorter inputs and targets.'
     )
 
 
@@ -158,8 +158,9 @@ def corrupt_spans(
   """
   if not sequence_length or not {'inputs', 'targets'} <= set(sequence_length):
     raise UserError(
-      f'task feature lengths {sequence_length!r}: span corruption needs those'
-      " of 'inputs' and 'targets', which say how much text fills an example"
+      f'TASK_FEATURE_LENGTHS is {sequence_length!r}; span corruption needs'
+      " those of 'inputs' and 'targets', which say how much text fills an"
+      ' example.'
     )
   vocabulary = output_features['targets'].vocabulary
   vocab_size = vocabulary.vocab_size

@@ -39,9 +39,9 @@ def json_rows(path: str):
     if isinstance(error, UserError):
       raise
     raise UserError(
-      f'{path} is not in the format of SQuAD v1.1: {error!r}; it must be an'
-      ' object with data, paragraphs, context, qas, question, id, answers and'
-      ' text'
+      f'The file {path} is not in the format of SQuAD v1.1: {error!r}; it must'
+      ' be an object with data, paragraphs, context, qas, question, id, answers'
+      ' and text.'
     ) from error
 
 

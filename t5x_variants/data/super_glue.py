@@ -90,7 +90,7 @@ def multirc_rows(path: str):
           )
     except (KeyError, TypeError) as error:
       raise UserError(
-        f'{path}, line {line}: no passage of MultiRC: {error!r}'
+        f'In {path}, line {line}: no passage of MultiRC: {error!r}.'
       ) from error
 
 
@@ -132,7 +132,7 @@ def record_rows(path: str):
         )
     except (KeyError, TypeError) as error:
       raise UserError(
-        f'{path}, line {line}: no passage of ReCoRD: {error!r}'
+        f'In {path}, line {line}: no passage of ReCoRD: {error!r}.'
       ) from error
 
 

@@ -16,6 +16,7 @@ its `postprocess_fn`.
 
 import functools
 import hashlib
+import logging
 from collections.abc import Mapping
 
 from t5x_variants.data import answers, documents, noise
@@ -24,6 +25,7 @@ from t5x_variants.data._tensorflow import seqio, tf
 from t5x_variants.errors import UserError
 
 _as_is = tf.autograph.experimental.do_not_convert
+_logger = logging.getLogger('t5x_variants')
 # What each registered task was made of.
 _MADE_OF: dict[str, str] = {}
 
@@ -36,7 +38,7 @@ def _tokenize(dataset, output_features):
   )
 
 
-def _append_eos(dataset, output_features):
+def append_eos(dataset, output_features):
   """Ends inputs and targets, in order: no parallel calls, a small state."""
   eos = {
     name: feature.vocabulary.eos_id
@@ -96,21 +98,21 @@ def vocabulary(
     raise UserError(
       'MIXTURE_OR_TASK_NAME is None: prepared data (gin/data/prepared.gin) is'
       ' read by t5x_variants.train only; give t5x the file it was prepared'
-      ' from, such as gin/data/embedded.gin or gin/data/text_files.gin'
+      ' from, such as gin/data/embedded.gin or gin/data/text_files.gin.'
     )
   task = get(mixture_or_task_name)
   if feature not in task.output_features:
     raise UserError(
-      f'{mixture_or_task_name} has no feature {feature!r}, but'
+      f'The task {mixture_or_task_name} has no feature {feature!r}, but'
       f' {sorted(task.output_features)}: an encoder-decoder needs inputs and'
-      ' targets'
+      ' targets.'
     )
   found = task.output_features[feature].vocabulary
   if vocab_size is not None and found.vocab_size > vocab_size:
     raise UserError(
-      f'the vocabulary of {mixture_or_task_name} has {found.vocab_size} ids,'
+      f'The vocabulary of {mixture_or_task_name} has {found.vocab_size} ids,'
       f' but the model VOCAB_SIZE={vocab_size}: set --gin.VOCAB_SIZE to at'
-      ' least that, better to the next multiple of 128'
+      ' least that, better to the next multiple of 128.'
     )
   return found
 
@@ -121,9 +123,60 @@ def get(mixture_or_task_name: str):
     return seqio.get_mixture_or_task(mixture_or_task_name)
   except ValueError as error:
     raise UserError(
-      f'MIXTURE_OR_TASK_NAME={mixture_or_task_name!r} is not registered:'
-      ' take a file of gin/data, or import the module that registers it'
+      f'MIXTURE_OR_TASK_NAME is {mixture_or_task_name!r}, which is not'
+      ' registered: take a file of gin/data, or import the module that'
+      ' registers it.'
     ) from error
+
+
+def of_split(found, split: str) -> list:
+  """The tasks of a registered task or mixture that have a split.
+
+  A task of a mixture that lacks it is left out, as seqio does. That is said,
+  but for our own benchmarks, where it is meant: MNLI's second development set
+  has no training set of its own.
+
+  Args:
+    found: what `get` gives.
+    split: such as 'train' or 'validation'.
+
+  Raises:
+    UserError: no task has that split, or they lack inputs or targets.
+  """
+  if split not in found.splits:
+    raise UserError(
+      f'The split is {split!r}; {found.name} has {sorted(found.splits)}.'
+    )
+  if missing := {'inputs', 'targets'} - set(found.output_features):
+    raise UserError(
+      f'The task {found.name} has no feature {min(missing)!r}, but'
+      f' {sorted(found.output_features)}: an encoder-decoder needs inputs and'
+      ' targets.'
+    )
+  every = seqio.get_subtasks(found)
+  chosen = [task for task in every if split in task.splits]
+  if len(chosen) < len(every) and found.name not in _MADE_OF:
+    left_out = [task.name for task in every if task not in chosen]
+    _say_left_out(found.name, split, ', '.join(left_out))
+  return chosen
+
+
+@functools.cache
+def _say_left_out(name: str, split: str, left_out: str) -> None:
+  """Once, though a split is read as batches and as examples."""
+  _logger.warning(
+    'Tasks of %s have no split %r and are left out of it: %s.',
+    name,
+    split,
+    left_out,
+  )
+
+
+def metric_objs(task) -> list:
+  """The metrics of a seqio task that are objects and not functions."""
+  found = task.metric_objs
+  # seqio puts those that it makes of functions behind them.
+  return list(found[: len(found) - len(task.metric_fns)])
 
 
 def _vocabulary_key(vocabulary) -> str:
@@ -155,7 +208,9 @@ def span_corruption(
   """
   noise.check_noise(noise_density, mean_noise_span_length)
   if not isinstance(documents_joined, int) or documents_joined < 1:
-    raise UserError(f'documents_joined={documents_joined!r}: take 1 or more')
+    raise UserError(
+      f'The documents_joined is {documents_joined!r}; it must be 1 or more.'
+    )
   return _register(
     'span_corruption',
     name,
@@ -170,7 +225,7 @@ def span_corruption(
         mean_noise_span_length=mean_noise_span_length,
         documents_joined=documents_joined,
       ),
-      _append_eos,
+      append_eos,
     ],
   )
 
@@ -276,6 +331,24 @@ def mixture(rates: Mapping[str, float], name: str | None = None) -> str:
   return name
 
 
+def to_the_end(found) -> str:
+  """The name of a mixture whose pass ends with its last task.
+
+  A pass over a mixture as seqio registers it ends with the first task that has
+  no more examples, and so leaves out those of larger ones.
+
+  Args:
+    found: a registered task or mixture.
+
+  Returns:
+    Its own name, or that of one with the same tasks and rates.
+  """
+  if found.name in _MADE_OF or not isinstance(found, seqio.Mixture):
+    return found.name
+  rates = {task.name: found.get_rate(task) for task in found.tasks}
+  return mixture({name: float(rate) for name, rate in rates.items()})
+
+
 def _free_name(wanted: str | None, stem: str, made_of: str) -> str:
   """A short name where nothing else has it, or one that is made of all."""
   taken = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
@@ -311,8 +384,8 @@ def _register(
   if name in seqio.TaskRegistry.names():
     if _MADE_OF.get(name) != made_of:
       raise UserError(
-        f'a task named {name!r} exists and was made of something else: give'
-        f' {kind} another name, or none'
+        f'A task named {name!r} exists and was made of something else: give'
+        f' {kind} another name, or none.'
       )
     return name
   feature = seqio.Feature(vocabulary=vocabulary, add_eos=True, dtype=tf.int32)

@@ -32,8 +32,8 @@ def encode(vocabulary: seqio.Vocabulary, text: str) -> list[int]:
       ids.append(vocabulary.vocab_size - 1 - int(part))
     else:
       raise UserError(
-        f'the text has <extra_id_{part}> and the vocabulary has'
-        f' {vocabulary.extra_ids or 0} sentinels, numbered from 0: use these'
+        f'The text has <extra_id_{part}> and the vocabulary has'
+        f' {vocabulary.extra_ids or 0} sentinels, numbered from 0: use these.'
       )
   return ids
 

@@ -9,7 +9,7 @@ import re
 
 from google.protobuf import message
 
-from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data._tensorflow import reason_of, seqio, tf
 from t5x_variants.errors import UserError
 
 # T5's own: one sentinel for each span that 568 tokens can lose, and to spare.
@@ -21,8 +21,8 @@ def byte(extra_ids: int = EXTRA_IDS) -> seqio.ByteVocabulary:
   """UTF-8 bytes: padding, EOS, unknown, 256 bytes, then the sentinels."""
   if not isinstance(extra_ids, int) or extra_ids < 1:
     raise UserError(
-      f'extra_ids={extra_ids!r}: a vocabulary for span corruption needs 1'
-      ' sentinel or more (T5 has 100)'
+      f'The extra_ids is {extra_ids!r}; a vocabulary for span corruption needs'
+      ' 1 sentinel or more (T5 has 100).'
     )
   return seqio.ByteVocabulary(extra_ids=extra_ids)
 
@@ -42,19 +42,19 @@ def sentence_piece(
   """
   if not isinstance(extra_ids, int) or extra_ids < 0:
     raise UserError(
-      f'extra_ids={extra_ids!r}: take 100, as T5 does, or 0 for a model file'
-      ' that ends in sentinels of its own'
+      f'The extra_ids is {extra_ids!r}; take 100, as T5 does, or 0 for a model'
+      ' file that ends in sentinels of its own.'
     )
   try:
     exists = tf.io.gfile.exists(path)
   except tf.errors.OpError as error:
     raise UserError(
-      f'the SentencePiece model {path!r} cannot be reached: {error.message}'
+      f'The SentencePiece model {path!r} cannot be reached: {reason_of(error)}.'
     ) from error
   if not exists:
     raise UserError(
-      f'the SentencePiece model {path!r} does not exist: give the path of a'
-      ' .model file, or use vocabularies.byte()'
+      f'The SentencePiece model {path!r} does not exist: give the path of a'
+      ' .model file, or use vocabularies.byte().'
     )
   return seqio.SentencePieceVocabulary(path, extra_ids=extra_ids)
 
@@ -90,15 +90,17 @@ def num_sentinels(vocabulary) -> int:
   except (RuntimeError, tf.errors.OpError, message.DecodeError) as error:
     if 'is already defined' in str(error):
       raise UserError(
-        f'{path!r} has sentinels of its own: set extra_ids=0 instead of'
-        f' {extra_ids}'
+        f'The model {path!r} has sentinels of its own: set extra_ids=0 instead'
+        f' of {extra_ids}.'
       ) from error
-    raise UserError(f'{path!r} is no SentencePiece model: {error}') from error
+    raise UserError(
+      f'The file {path!r} is no SentencePiece model: {reason_of(error)}.'
+    ) from error
   if pieces.pad_id() != 0 or pieces.eos_id() < 1:
     raise UserError(
-      f'{path!r} has pad_id={pieces.pad_id()} and eos_id={pieces.eos_id()}:'
-      ' padding must be 0 and EOS a token; train the model with --pad_id=0'
-      ' --eos_id=1 --unk_id=2 --bos_id=-1'
+      f'The model {path!r} has pad_id={pieces.pad_id()} and'
+      f' eos_id={pieces.eos_id()}: padding must be 0 and EOS a token; train the'
+      ' model with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1.'
     )
   count, last = 0, pieces.GetPieceSize() - 1
   while count <= last:

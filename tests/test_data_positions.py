@@ -1,0 +1,364 @@
+"""Positions and settings that are wrong: one sentence, never other batches."""
+
+import json
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+from test_prepared import prepare, same
+
+from t5x_variants import checkpoints
+from t5x_variants.data import (
+  config,
+  corpora,
+  embedded,
+  examples,
+  pipeline,
+  preparation,
+  tasks,
+  vocabularies,
+)
+from t5x_variants.errors import DamagedError, UserError
+
+LENGTHS = {'inputs': 64, 'targets': 24}
+
+
+@pytest.fixture(scope='module')
+def task(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('text')
+  rng = np.random.default_rng(0)
+  found = [f'Document {i} {rng.integers(0, 99, 20)}' for i in range(40)]
+  (folder / 'a.txt').write_text('\n\n'.join(found))
+  source = corpora.text_files(str(folder / 'a.txt'), validation_fraction=0.2)
+  return tasks.span_corruption(source, vocabularies.byte())
+
+
+@pytest.fixture(scope='module')
+def folder(task, tmp_path_factory):
+  path = tmp_path_factory.mktemp('prepared') / 'set'
+  prepare(path, task)
+  return path
+
+
+def of_prepared(folder, **options):
+  return config.DatasetConfig(
+    None, None, 'train', 8, prepared=str(folder), **options
+  ).open()
+
+
+def of_seqio(task, lengths=None):
+  lengths = lengths or LENGTHS
+  return pipeline.Batches(task, lengths, 'train', 4, shuffle=True, seed=0)
+
+
+@pytest.fixture
+def saved(folder, tmp_path):
+  """Where a position of prepared data lies, after a batch."""
+  batches = of_prepared(folder)
+  next(batches)
+  batches.save(tmp_path)
+  return tmp_path / 'position.json'
+
+
+def test_a_position_without_a_checksum_is_read_as_before(saved, folder):
+  again = of_prepared(folder)
+  again.restore(saved.parent)
+  expected = next(again)
+  fields = json.loads(saved.read_text())
+  del fields['crc32']
+  saved.write_text(json.dumps(fields))
+  older = of_prepared(folder)
+  older.restore(saved.parent)
+  same(next(older), expected)
+
+
+@pytest.mark.parametrize('checksum', [True, False])
+@pytest.mark.parametrize(
+  'wrong', [-5, 3.0, '3', 10**30, None, True, [3], 'missing']
+)
+def test_an_example_that_is_none_is_one_sentence(
+  saved, folder, wrong, checksum
+):
+  fields = json.loads(saved.read_text())
+  if not checksum:
+    del fields['crc32']
+  fields['example'] = wrong
+  if wrong == 'missing':
+    del fields['example']
+  saved.write_text(json.dumps(fields))
+  with pytest.raises(DamagedError, match='position cannot be read') as error:
+    of_prepared(folder).restore(saved.parent)
+  assert '\n' not in str(error.value)
+
+
+def test_an_example_behind_the_last_is_refused(folder, tmp_path):
+  batches = of_prepared(folder, num_epochs=1)
+  list(batches)
+  batches.save(tmp_path)
+  fields = json.loads((tmp_path / 'position.json').read_text())
+  del fields['crc32']
+  last = fields['example']
+  fields['example'] = last + 1
+  (tmp_path / 'position.json').write_text(json.dumps(fields))
+  with pytest.raises(DamagedError, match=f'from 0 to {last}'):
+    of_prepared(folder, num_epochs=1).restore(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'text', [b'', b'{', b'[]', b'5', b'{"example": 8}', b'\xff\xfe', None]
+)
+def test_a_spoilt_position_is_one_sentence(saved, folder, text):
+  saved.unlink() if text is None else saved.write_bytes(text)
+  with pytest.raises(DamagedError, match='position cannot be read'):
+    of_prepared(folder).restore(saved.parent)
+
+
+def test_a_flipped_bit_of_a_position_is_never_another_position(saved, folder):
+  data = saved.read_bytes()
+  for bit in np.random.default_rng(0).integers(0, 8 * len(data), 60):
+    damaged = bytearray(data)
+    damaged[bit // 8] ^= 1 << bit % 8
+    saved.write_bytes(damaged)
+    with pytest.raises(DamagedError):
+      of_prepared(folder).restore(saved.parent)
+
+
+@flax.struct.dataclass
+class State:
+  """The least that `checkpoints` can save."""
+
+  params: dict
+  opt_state: dict
+
+
+def test_a_damaged_position_is_set_aside_with_its_checkpoint(
+  folder, tmp_path, caplog
+):
+  batches, expected = of_prepared(folder), None
+  kept = checkpoints.Checkpoints(tmp_path / 'checkpoints')
+  for step in (1, 2):
+    next(batches)
+    state = State({'w': jnp.full(3, float(step))}, {'m': jnp.zeros(3)})
+    kept.save(step, state, batches)
+    kept.wait()
+    if step == 1:
+      one = of_prepared(folder)
+      next(one)
+      expected = next(one)
+  (tmp_path / 'checkpoints/2/data/position.json').write_text('{"example": -5}')
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+  )
+  again = of_prepared(folder)
+  restored = kept.restore_latest(shapes, again)
+  assert float(restored.params['w'][0]) == 1
+  same(next(again), expected)
+  assert (tmp_path / 'checkpoints/unreadable-2').is_dir()
+  (said,) = [r.getMessage() for r in caplog.records if 'step 2' in r.message]
+  assert 'position cannot be read' in said and '\n' not in said
+  # Of another run, and whole: nothing is set aside.
+  with pytest.raises(UserError, match='saved with seed=0'):
+    kept.restore_latest(shapes, of_prepared(folder, seed=1))
+  assert (tmp_path / 'checkpoints/1').is_dir()
+  kept.close()
+
+
+def test_a_damaged_position_of_a_seqio_task(task, tmp_path):
+  batches = of_seqio(task)
+  next(batches)
+  batches.save(tmp_path)
+  expected = next(batches)
+  files = sorted(tmp_path.iterdir())
+  assert [file.suffix for file in files] == [
+    '.data-00000-of-00001',
+    '.index',
+    '.json',
+  ]
+  # One reader for all: to build one costs more than to put it somewhere.
+  again = of_seqio(task)
+  rng = np.random.default_rng(0)
+  for file in files:
+    data = file.read_bytes()
+    spoilt = [data[: len(data) // 2], b'']
+    if file.suffix == '.json':
+      spoilt += [b'[]', b'5', b'\xff']
+    for bit in rng.integers(0, 8 * len(data), 12):
+      damaged = bytearray(data)
+      damaged[bit // 8] ^= 1 << bit % 8
+      spoilt.append(damaged)
+    for content in spoilt:
+      file.write_bytes(content)
+      try:
+        again.restore(tmp_path)
+      except UserError as error:
+        assert '\n' not in str(error)
+      else:
+        same(next(again), expected)
+    file.unlink()
+    with pytest.raises(UserError, match='cannot be read|There is no data pos'):
+      again.restore(tmp_path)
+    file.write_bytes(data)
+  # What failed before does not keep a whole one from being read.
+  again.restore(tmp_path)
+  same(next(again), expected)
+
+
+def test_a_position_in_files_that_have_changed_is_refused(tmp_path):
+  path = tmp_path / 'a.txt'
+  path.write_text('\n\n'.join(f'Document number {i}.' for i in range(40)))
+  source = corpora.text_files(str(path), validation_fraction=0.2)
+  name = tasks.span_corruption(source, vocabularies.byte())
+  batches = of_seqio(name)
+  next(batches)
+  batches.save(tmp_path / 'position')
+  expected = next(batches)
+  (saved,) = (tmp_path / 'position').glob('*.json')
+  fields = json.loads(saved.read_text())
+  assert fields.pop('bytes of files') == path.stat().st_size
+  # As earlier versions saved it.
+  saved.write_text(json.dumps(fields))
+  again = of_seqio(name)
+  again.restore(tmp_path / 'position')
+  same(next(again), expected)
+  batches.save(tmp_path / 'position')
+  path.write_text(path.read_text() + '\n\nOne more.')
+  with pytest.raises(UserError, match='bytes of files=.* this run has'):
+    of_seqio(name).restore(tmp_path / 'position')
+
+
+@pytest.mark.parametrize(
+  'lengths, words',
+  [
+    (None, 'is None; it must give'),
+    (64, 'is 64; it must give'),
+    ({}, 'is {}; it must give'),
+    ({'inputs': 64}, "must give the tokens of 'inputs' and of 'targets'"),
+    (LENGTHS | {'input': 8}, "no feature 'input'.*'inputs', 'targets'"),
+    (LENGTHS | {'inputs': -64}, "of 'inputs' is -64; .* whole number from 1"),
+    (LENGTHS | {'targets': 0}, "of 'targets' is 0; it must be a whole"),
+    (LENGTHS | {'targets': 24.0}, "of 'targets' is 24.0; it must be a whole"),
+    (LENGTHS | {'targets': '24'}, "of 'targets' is '24'; it must be a whole"),
+  ],
+)
+def test_wrong_lengths_are_refused_wherever_they_are_read(
+  task, folder, tmp_path, lengths, words
+):
+  def opened(prepared):
+    return config.DatasetConfig(
+      None if prepared else task,
+      lengths,
+      'train',
+      8,
+      prepared=str(folder) if prepared else None,
+    )
+
+  calls = [
+    opened(False).open,
+    opened(False).examples,
+    lambda: preparation.configure(task, lengths, str(tmp_path)),
+  ]
+  if lengths is not None:  # Those of the set.
+    calls += [opened(True).open, lambda: embedded.prepared(lengths)]
+  for call in calls:
+    with pytest.raises(UserError, match=words):
+      call()
+
+
+@pytest.mark.parametrize(
+  'option, words',
+  [
+    ({'pack': 'False'}, "pack is 'False'; .* without quotes"),
+    ({'shuffle': 1}, 'shuffle is 1; it must be True or False'),
+    ({'seed': '0'}, "seed is '0'; it must be a whole number"),
+    ({'seed': 0.5}, 'seed is 0.5'),
+    ({'num_epochs': -1}, 'num_epochs is -1; .* from 1 up'),
+    ({'num_epochs': 0}, 'num_epochs is 0'),
+    ({'batch_size': 8.0}, 'BATCH_SIZE is 8.0; .* from 1 up'),
+    ({'batch_size': '8'}, "BATCH_SIZE is '8'"),
+  ],
+)
+def test_a_setting_of_the_wrong_kind_is_refused(option, words):
+  with pytest.raises(UserError, match=words):
+    config.DatasetConfig('x', LENGTHS, 'train', **({'batch_size': 8} | option))
+
+
+def register(
+  name, splits, vocabulary=None, features=('inputs', 'targets'), texts='ab'
+):
+  """A seqio task of a few pairs, its inputs in a vocabulary of their own."""
+
+  def rows(split, shuffle_files, seed=None):
+    return tf.data.Dataset.from_tensor_slices(
+      {feature: list(texts) for feature in features}
+    )
+
+  if name not in seqio.TaskRegistry.names():
+    plain = vocabularies.byte()
+    found = {'inputs': vocabulary or plain, 'targets': plain}
+    seqio.TaskRegistry.add(
+      name,
+      source=seqio.FunctionDataSource(rows, splits=splits),
+      output_features={x: seqio.Feature(found[x]) for x in features},
+      preprocessors=[
+        seqio.preprocessors.tokenize,
+        seqio.preprocessors.append_eos_after_trim,
+      ],
+    )
+  return name
+
+
+def test_a_task_of_a_mixture_without_the_split_is_said_once(caplog):
+  names = [
+    register('positions_both', ['train', 'validation']),
+    register('positions_train', ['train']),
+  ]
+  if 'positions_mixture' not in seqio.MixtureRegistry.names():
+    seqio.MixtureRegistry.add('positions_mixture', names, default_rate=1)
+  tasks._say_left_out.cache_clear()
+  options = {'shuffle': False, 'seed': 0, 'num_epochs': 1}
+  for split in ('train', 'validation'):
+    pipeline.Batches('positions_mixture', LENGTHS, split, 4, **options)
+    found = examples.open_split('positions_mixture', LENGTHS, split)
+    assert len(found) == (2 if split == 'train' else 1)
+  (said,) = [r.getMessage() for r in caplog.records if 'left out' in r.message]
+  assert "have no split 'validation'" in said and 'positions_train' in said
+
+
+def test_a_pass_over_a_mixture_of_seqio_s_reaches_its_last_example():
+  """With the sampling of seqio itself it ends with the smallest task."""
+  long = [f'text {i}' for i in range(30)]
+  names = [
+    register('positions_short', ['validation'], texts='abc'),
+    register('positions_long', ['validation'], texts=long),
+  ]
+  if 'positions_uneven' not in seqio.MixtureRegistry.names():
+    seqio.MixtureRegistry.add('positions_uneven', names, default_rate=1)
+  options = {'shuffle': False, 'seed': 0, 'num_epochs': 1, 'pack': False}
+  batches = pipeline.Batches(
+    'positions_uneven', LENGTHS, 'validation', 4, **options
+  )
+  found = [
+    vocabularies.byte().decode(row[row > 1].tolist())
+    for batch in batches
+    for row in batch['encoder_input_tokens']
+    if row.any()
+  ]
+  assert sorted(found) == sorted([*'abc', *long])
+
+
+def test_the_larger_of_two_vocabularies_must_fit_the_model():
+  name = register('positions_two', ['train'], vocabularies.byte(400))
+  batches = of_seqio(name)
+  assert batches.vocab_size == 256 + 3 + 400
+  with pytest.raises(UserError, match='has 659 ids'):
+    config.check_vocabulary(batches, 384)
+
+
+def test_a_task_without_inputs_is_refused():
+  name = register('positions_language', ['train'], features=('targets',))
+  with pytest.raises(UserError, match="no feature 'inputs', but .'targets'"):
+    of_seqio(name)
