@@ -1,4 +1,4 @@
-"""Tokens once, on disk: `python -m t5x_variants.prepare_data`.
+"""Tokenizes a corpus to disk, for training without TensorFlow.
 
   python -m t5x_variants.prepare_data \
     --gin_file=gin/data/text_files.gin --gin.TEXT_FILES="'/data/*.txt'" \
@@ -16,6 +16,7 @@ import fcntl
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -154,7 +155,10 @@ def _write(work, missing, arguments) -> None:
   with concurrent.futures.ProcessPoolExecutor(
     workers, context, _start_worker, (arguments, counter)
   ) as pool:
+    # Ctrl-C reaches every process of a terminal; this one ends the others.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     waiting = {pool.submit(_write_in_worker, *shard) for shard in missing}
+    signal.signal(signal.SIGINT, handler)
     try:
       while waiting:
         done, waiting = concurrent.futures.wait(
@@ -164,9 +168,14 @@ def _write(work, missing, arguments) -> None:
           future.result()
         progress.shards += len(done)
         progress.add(counter.value - progress.examples)
+    except KeyboardInterrupt:
+      # Leaving the pool would wait for the files that are being written.
+      for worker in multiprocessing.active_children():
+        worker.terminate()
+      raise
     except concurrent.futures.BrokenExecutor as error:
       raise errors.UserError(
-        'a process that prepared data was killed (out of memory?): run the'
+        'A process that prepared data was killed (out of memory?): run the'
         f' same command again with fewer than --workers={workers}; what is'
         ' whole is kept.'
       ) from error
