@@ -166,7 +166,10 @@ def not_configured(
   folder: pathlib.Path, function: Callable, given: Iterable[str]
 ) -> str:
   """Which file to give when none says what `function` does."""
-  flag = one_of(run_files(folder, function))
+  names = run_files(folder, function)
+  if not names:
+    return f'values for {function.__module__}.{function.__qualname__}'
+  flag = one_of(names)
   wrong = [f for f in given if kind_of(f) in ('runs', 'sweeps')]
   if not wrong or wrong[0] not in files(folder):
     return f'a run file: {flag}'

@@ -152,16 +152,25 @@ def mistakes(function: Callable) -> list[str]:
   return list(found)
 
 
-def macros_of(function: str) -> dict[str, str]:
-  """The macros that parameters of functions of that name are bound to."""
-  known = defined()
-  found = {}
+def macros_by_parameter() -> dict[str, str]:
+  """The macro that a parameter is bound to, wherever one of its name is.
+
+  Names of parameters that have other values somewhere are left out.
+  """
+  known, found = defined(), collections.defaultdict(set)
   for (_, selector), parameters in gin.config._CONFIG.items():
-    if selector.rpartition('.')[2] == function:
-      for name, value in parameters.items():
-        while (macro := _macro_name(value)) is not None:
-          found[name], value = macro, known.get(macro)
-  return found
+    for name, value in parameters.items():
+      macro = None
+      while selector != 'gin.macro' and _macro_name(value) in known:
+        macro = _macro_name(value)
+        value = known[macro]
+      found[name].add(macro)
+  return {
+    name: macro
+    for name, macros in found.items()
+    for macro in macros
+    if len(macros) == 1 and macro
+  }
 
 
 def kind_of_macro(macro: str) -> object:

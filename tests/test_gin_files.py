@@ -13,6 +13,7 @@ import pytest
 
 from t5x_variants import (
   activations,
+  command_line,
   gin_utils,
   gin_values,
   sweeps,
@@ -123,7 +124,7 @@ def test_its_commands_can_be_pasted(file):
 
 def values_of(words):
   """The gin files and the bindings of a command."""
-  arguments = gin_utils.rewrite_arguments(words[3:])
+  arguments = command_line.rewrite_arguments(words[3:])
   return (
     [
       word.removeprefix(f'--{flag}=')

@@ -9,10 +9,14 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 import slips
 
@@ -39,14 +43,17 @@ class World:
 
   Attributes:
     folder: see tests/slips.py for what is in it.
+    pipe: where some commands look for a file, and wait.
     printed: what the last command prints, files by 'stdout' and 'stderr'.
+    process: the last command's number.
     seconds: CPU time of all commands so far.
   """
 
   def __init__(self, folder: pathlib.Path):
     self.folder = folder / 'world'
     self.printed = {name: folder / name for name in ('stdout', 'stderr')}
-    self.seconds = 0.0
+    self.pipe = self.folder / 'pipe'
+    self.process, self.seconds = 0, 0.0
     self._server = subprocess.Popen(
       [
         sys.executable,
@@ -69,13 +76,13 @@ class World:
     )
     assert self._server.stdout.readline() == 'ready\n'
 
-  def start(self, argv, stdin: str = os.devnull) -> int:
-    """Starts a command; the number of its process."""
+  def start(self, argv, stdin: str = os.devnull) -> None:
+    """Starts a command."""
     request = {'argv': argv, 'folder': str(self.folder), 'stdin': stdin}
     request |= {name: str(path) for name, path in self.printed.items()}
     self._server.stdin.write(json.dumps(request) + '\n')
     self._server.stdin.flush()
-    return int(self._server.stdout.readline())
+    self.process = int(self._server.stdout.readline())
 
   def run(self, argv) -> tuple[int, str, str]:
     """Runs a command; its exit status and what it printed to where."""
@@ -177,3 +184,128 @@ def test_a_slip_is_answered_by_one_sentence(world, name):
   assert [word for word in words if word not in told] == [], told
   assert status == 2, told
   assert world.listing() == before
+
+
+def printed(words):
+  return lambda world: words in world.printed['stderr'].read_text()
+
+
+def has_children(world):
+  return bool(psutil.Process(world.process).children())
+
+
+def reads_the_pipe(world):
+  """Whether the command has opened it, and so waits for what it will bring."""
+  try:
+    os.close(os.open(world.pipe, os.O_WRONLY | os.O_NONBLOCK))
+  except OSError:
+    return False
+  return True
+
+
+INTERRUPTED = {
+  'train before its first step': (slips.train(), printed('parameters on')),
+  'infer at its prompt': (slips.infer(), printed('End with Ctrl-D')),
+  'evaluate': (slips.judge("--gin.PREDICTIONS='pipe'"), reads_the_pipe),
+  'prepare_data and its workers': (
+    slips.prepare('--output=new', '--workers=2'),
+    has_children,
+  ),
+  'report.py': (['report.py', 'run_of_pipe'], reads_the_pipe),
+}
+
+
+@pytest.mark.parametrize('name', INTERRUPTED)
+def test_ctrl_c_ends_it_with_one_line_and_status_130(world, name):
+  argv, ready = INTERRUPTED[name]
+  os.mkfifo(world.pipe)
+  (world.folder / 'run_of_pipe').mkdir()
+  (world.folder / 'run_of_pipe/metrics.jsonl').symlink_to(world.pipe)
+  # A terminal where nobody types.
+  os.mkfifo(world.folder / 'terminal')
+  terminal = os.open(world.folder / 'terminal', os.O_RDWR)
+  try:
+    world.start(argv, str(world.folder / 'terminal'))
+    while not ready(world):
+      assert psutil.pid_exists(world.process)
+      time.sleep(0.01)
+    processes = psutil.Process(world.process).children(recursive=True)
+    os.kill(world.process, signal.SIGINT)
+    status, _, told = world.ended()
+    assert told.splitlines()[-1] == 'Interrupted.' and 'Traceback' not in told
+    assert status == 130
+    assert psutil.wait_procs(processes, timeout=30)[1] == []
+  finally:
+    os.close(terminal)
+    for path in ('new', 'runs/mine', 'run_of_pipe'):
+      shutil.rmtree(world.folder / path, ignore_errors=True)
+    world.pipe.unlink()
+    (world.folder / 'terminal').unlink()
+
+
+COMMANDS = [
+  *(path.stem for path in (ROOT / 't5x_variants').glob('*.py')),
+  *(path.name for path in (ROOT / 'tools').glob('*.py')),
+]
+
+
+def is_command(name):
+  path = ROOT / ('tools' if name.endswith('.py') else 't5x_variants') / name
+  return "__name__ == '__main__'" in path.with_suffix('.py').read_text('utf-8')
+
+
+@pytest.mark.parametrize('name', sorted(filter(is_command, COMMANDS)))
+def test_help_is_no_error_and_says_what_a_command_does(world, name):
+  status, printed, told = world.run([name, '--help'])
+  assert status == 0 and told == ''
+  assert len(printed.strip().splitlines()[0]) > 20
+  if '__' not in name:
+    assert re.search(r'^ +--\w+', printed, re.MULTILINE)
+
+
+def test_help_waits_for_no_import_of_jax():
+  code = (
+    'import runpy, sys\n'
+    'for name in sys.argv[1:]:\n'
+    '  sys.argv = [name, "--help"]\n'
+    '  try:\n'
+    '    runpy.run_module("t5x_variants." + name, run_name="__main__", '
+    'alter_sys=True)\n'
+    '  except SystemExit as end:\n'
+    '    assert end.code == 0, name\n'
+    '  from absl import flags\n'
+    '  flags.FLAGS.remove_flag_values(list(flags.FLAGS))\n'
+    '  print("#", name, {"jax", "tensorflow"} & set(sys.modules))\n'
+  )
+  names = [name for name in COMMANDS if '.' not in name and '__' not in name]
+  names = list(filter(is_command, names))
+  done = subprocess.run(
+    [sys.executable, '-c', code, *names],
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=200,
+    check=True,
+  )
+  for name in names:
+    assert f'# {name} set()' in done.stdout
+
+
+def test_the_package_lists_its_commands(world):
+  status, listed, _ = world.run(['__main__'])
+  assert status == 0
+  names = [n for n in COMMANDS if '.' not in n and '__' not in n]
+  for name in filter(is_command, names):
+    assert re.search(rf'^python -m t5x_variants\.{name} +\w.*\.$', listed, re.M)
+
+
+def test_output_that_nobody_reads_is_no_error():
+  with subprocess.Popen(
+    [sys.executable, '-m', 't5x_variants'],
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  ) as process:
+    process.stdout.close()
+    assert process.stderr.read() == b''
+  assert process.returncode == 141

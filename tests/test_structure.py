@@ -25,7 +25,7 @@ FLOORS = [
   {'for_t5x', 'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
   | {'flops', 'collectives', 'topologies', 'peers', 'remote'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'}
-  | {'gin_values', 'host_flags'},
+  | {'command_line', 'gin_values', 'host_flags'},
   {'train_state', 'gin_utils', 'runs', 'throughput', 'profiling', 'sweeps'}
   | {'hosts'}
   | {'selection', 'task_metrics'},
