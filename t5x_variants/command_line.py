@@ -62,13 +62,13 @@ def _own_flags() -> list[flags.Flag]:
 
 def _unknown_flag(name: str, arguments: Sequence[str]) -> str:
   """The sentence for a flag that does not exist."""
+  given = next((a for a in arguments if a.lstrip('-').startswith(name)), name)
+  _, equals, value = given.partition('=')
   if name.isupper():
-    return f'--{name} is not a flag. Write --gin.{name}=VALUE.'
+    return f'--{name} is not a flag. Write --gin.{name}={value or "VALUE"}.'
   own = {flag.name: flag for flag in _own_flags()}
   near = difflib.get_close_matches(name, own, n=1)
   if near:
-    given = next((a for a in arguments if a.lstrip('-').startswith(name)), name)
-    _, equals, value = given.partition('=')
     return (
       f'--{name} is not a flag of this command. Did you mean '
       f'--{near[0]}{equals}{value}?'

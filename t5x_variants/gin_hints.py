@@ -4,7 +4,7 @@ import difflib
 import inspect
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import gin
 
@@ -140,9 +140,14 @@ def cure(folder: pathlib.Path, macro: str, function: Callable) -> str:
   return f'--gin.{macro}={value}'
 
 
-def home(folder: pathlib.Path, macro: str, given: Iterable[str]) -> str:
+def home(folder: pathlib.Path, macro: str, given: Sequence[str]) -> str:
   """Which file to give for a macro that no given file uses; '' if unknown."""
-  homes = files_using(folder, macro)
+  sweep = any(kind_of(name) == 'sweeps' for name in given)
+  homes = [
+    name
+    for name in files_using(folder, macro)
+    if (kind_of(name) == 'sweeps') == sweep
+  ]
   # What a run file uses, files of other kinds set.
   homes.sort(key=lambda name: kind_of(name) != 'runs')
   if not homes:
@@ -162,21 +167,25 @@ def home(folder: pathlib.Path, macro: str, given: Iterable[str]) -> str:
   return f' It belongs elsewhere: give {one_of(homes)} in place of {other}.'
 
 
-def not_configured(
-  folder: pathlib.Path, function: Callable, given: Iterable[str]
-) -> str:
-  """Which file to give when none says what `function` does."""
+def no_run_file(folder: pathlib.Path, function: Callable) -> str:
+  """What to add when no file says what `function` does."""
   names = run_files(folder, function)
   if not names:
     return f'values for {function.__module__}.{function.__qualname__}'
-  flag = one_of(names)
-  wrong = [f for f in given if kind_of(f) in ('runs', 'sweeps')]
-  if not wrong or wrong[0] not in files(folder):
-    return f'a run file: {flag}'
-  return (
-    f'{flag}, in place of {wrong[0]}, which is for '
-    f'{command_of(folder, wrong[0])}'
-  )
+  return f'a run file: {one_of(names)}'
+
+
+def wrong_run_file(
+  folder: pathlib.Path, function: Callable, given: Sequence[str]
+) -> str:
+  """The sentence for a run file of another command; '' if there is none."""
+  for name in set(given) & set(files(folder)):
+    if kind_of(name) in ('runs', 'sweeps'):
+      return (
+        f'{name} is for {command_of(folder, name)}. Give '
+        f'{one_of(run_files(folder, function))}, in place of it.'
+      )
+  return ''
 
 
 def shipped_files(folder: pathlib.Path, missing: str) -> str:
@@ -206,11 +215,7 @@ def is_configured(function: Callable) -> bool:
   for (_, selector), parameters in config.items():
     if registry.get_match(selector).wrapped is function:
       bound |= set(parameters)
-  return bound >= {
-    name
-    for name, parameter in inspect.signature(function).parameters.items()
-    if parameter.default is parameter.empty
-  }
+  return bound >= set(gin_values.required(function))
 
 
 def explain(error: Exception, where: str) -> str:
@@ -236,7 +241,7 @@ def explain(error: Exception, where: str) -> str:
     text = f'there is no function {name!r}.' + _choice(
       name, names, 'functions configured so far'
     )
-  return f'{where}: {" ".join(text.split())}'
+  return f'{where}: {" ".join(text.split()).rstrip(".")}.'
 
 
 def for_t5x(path: str) -> str:

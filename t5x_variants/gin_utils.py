@@ -156,6 +156,8 @@ def _not_found(path: str, error: str, search_paths: Sequence[str]) -> str:
   found = re.match('Unable to open file: (.*)[.] Searched', error)
   missing = found[1] if found else path
   outer = '' if missing == path else f', which {path} includes,'
+  if not missing:
+    return '--gin_file= names no file: write --gin_file=FILE.'
   if any(
     os.path.isdir(os.path.join(folder, missing))
     for folder in ('', *search_paths, gin_folder().parent)
@@ -269,8 +271,10 @@ def configured(function: Callable) -> Callable:
     by_cure.setdefault(cure, []).append(name)
   lines = [f'{", ".join(names)}: {cure}' for cure, names in by_cure.items()]
   if not gin_hints.is_configured(function):
-    run = gin_hints.not_configured(gin_folder(), function, _given)
-    lines.insert(0, run)
+    wrong = gin_hints.wrong_run_file(gin_folder(), function, _given)
+    if wrong:
+      raise errors.UserError(wrong)
+    lines.insert(0, gin_hints.no_run_file(gin_folder(), function))
   if lines:
     raise errors.UserError(
       'The configuration is not complete. Add\n  ' + '\n  '.join(lines)

@@ -160,11 +160,10 @@ def macros_by_parameter() -> dict[str, str]:
   known, found = defined(), collections.defaultdict(set)
   for (_, selector), parameters in gin.config._CONFIG.items():
     for name, value in parameters.items():
-      macro = None
-      while selector != 'gin.macro' and _macro_name(value) in known:
-        macro = _macro_name(value)
-        value = known[macro]
-      found[name].add(macro)
+      macro, _ = _followed(value, known)
+      # What a function returns is no value that somebody wrote.
+      if selector != 'gin.macro' and (macro or not _is_call(value)):
+        found[name].add(macro)
   return {
     name: macro
     for name, macros in found.items()
@@ -225,15 +224,64 @@ def _mistakes_in(
   name: str, value, kind, known: Mapping[str, object]
 ) -> Iterator[str]:
   """Sentences for a value, and for the macros among its items."""
-  while (macro := _macro_name(value)) is not None:
-    if macro not in known:
-      return  # That it has no value is reported elsewhere.
-    name, value = macro, known[macro]
+  macro, value = _followed(value, known)
+  name = macro or name
   for item, item_kind in _items(value, kind) or ():
     if _macro_name(item):
       yield from _mistakes_in(name, item, item_kind, known)
-  if not is_required(value) and not _fits(value, kind, name):
+  if _is_call(value) and (lacking := _unbound(value)):
+    yield _uncallable(name, value, kind, lacking)
+  elif not _fits(value, kind, name):
     yield _sentence(name, value, kind)
+
+
+def _followed(value, known: Mapping[str, object]) -> tuple[str | None, object]:
+  """The last macro of a chain of macros, and its value, if it has one."""
+  last, seen = None, set()
+  while (macro := _macro_name(value)) in known and macro not in seen:
+    seen.add(macro)
+    last, value = macro, known[macro]
+  return last, value
+
+
+def _is_call(value) -> bool:
+  """Whether a value is `@function()`, or a macro without a value."""
+  return getattr(value, 'evaluate', False)
+
+
+def _unbound(call) -> list[str]:
+  """The parameters of a call that need a value and have none."""
+  configurable = call.configurable
+  if configurable.selector.startswith('gin.'):
+    return []
+  bound = set()
+  for (_, selector), parameters in gin.config._CONFIG.items():
+    if selector == configurable.selector:
+      bound |= set(parameters)
+  return [name for name in required(configurable.wrapped) if name not in bound]
+
+
+def required(function: Callable) -> list[str]:
+  """The parameters that a call of a function must give."""
+  parameters = inspect.signature(function).parameters.values()
+  return [
+    parameter.name
+    for parameter in parameters
+    if parameter.default is parameter.empty
+    and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+  ]
+
+
+def _uncallable(name: str, call, kind, lacking: Sequence[str]) -> str:
+  """The sentence for a call without all that it needs."""
+  function = short(call.configurable.selector)
+  meant = f'--gin.{function}.{lacking[0]}=VALUE'
+  if kind not in _ANY and any(map(_is_function, choices(kind))):
+    meant = f'--gin.{name}=@{function}'
+  return (
+    f'{name} is @{function}(), a call that has no value for '
+    f'{", ".join(lacking)}. Write {meant}.'
+  )
 
 
 def _items(value, kind) -> list[tuple[object, object]] | None:

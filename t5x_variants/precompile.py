@@ -42,6 +42,8 @@ def main() -> None:
       'Which slice? Add --topology=v5e-8, or --all for the table of '
       'docs/tpu.md.'
     )
+  if FLAGS.record:
+    _check_record(pathlib.Path(FLAGS.record))
   gin_utils.parse(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
   plan = gin_utils.configured(compiling.Plan)()
   if FLAGS.dry_run:
@@ -61,6 +63,15 @@ def main() -> None:
   if FLAGS.record:
     pathlib.Path(FLAGS.record).write_text(
       json.dumps(heads | {'programs': figures}), encoding='utf-8'
+    )
+
+
+def _check_record(file: pathlib.Path) -> None:
+  """Refuses a file that cannot be written, before minutes of compilation."""
+  if file.is_dir() or not file.parent.is_dir():
+    raise errors.UserError(
+      f'--record={file} cannot be written: give a file in a folder that is '
+      'there.'
     )
 
 

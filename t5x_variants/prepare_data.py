@@ -4,10 +4,11 @@
     --gin_file=gin/data/text_files.gin --gin.TEXT_FILES="'/data/*.txt'" \
     --output=/data/prepared
 
-Runs the task of a data file up to its tokens, for training that reads them
-without TensorFlow (gin/data/prepared.gin). Several processes share the work
-(--workers). Stopped at any time, the same command goes on; a folder counts as
-prepared when its info.json is there, which is written last.
+Runs the task of a data file up to its tokens. Training then reads them with
+gin/data/prepared.gin and --gin.PREPARED_DATA. Several processes share the work
+(--workers). The command may be stopped at any time and goes on when it is given
+again; a folder counts as prepared when its info.json, which is written last, is
+there.
 """
 
 import concurrent.futures
@@ -70,6 +71,7 @@ def main() -> None:
   from t5x_variants.data import preparation, prepared_set
 
   work = configure()
+  _check_output(work.output)
   with _alone(work):
     begun = time.perf_counter()
     missing = preparation.begin(work)
@@ -108,6 +110,19 @@ def _warnings_on_a_line() -> None:
   ours = logging.getLogger('t5x_variants')
   ours.addHandler(handler)
   ours.propagate = False
+
+
+def _check_output(output: str) -> None:
+  """Refuses a folder that holds something else than prepared data."""
+  from t5x_variants.data import preparation, prepared_set
+
+  ours = {prepared_set.INFO, preparation.PROGRESS}
+  if os.path.isdir(output) and not ours & set(names := os.listdir(output)):
+    if names:
+      raise errors.UserError(
+        f'--output={output} holds something else, such as {min(names)}: give a '
+        'new folder.'
+      )
 
 
 @contextlib.contextmanager

@@ -4,11 +4,13 @@ Neither gin nor jax is imported, so that a table of many runs is quick and
 needs nothing of what the runs needed. What else a run wrote: `metrics.read`.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import secrets
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 
 from etils import epath
 
@@ -162,3 +164,27 @@ def make_folder(model_dir: str) -> pathlib.Path | epath.Path:
       ) from error
     raise
   return folder
+
+
+@contextlib.contextmanager
+def removed_if_unused(model_dir: str) -> Iterator[None]:
+  """Leaves no empty folders behind when a run is refused.
+
+  Args:
+    model_dir: MODEL_DIR. Where a `UserError` ends what is inside this context,
+      the folders that were made on the way to it are removed again, unless
+      there is a file in them.
+  """
+  if remote.is_remote(model_dir):
+    yield
+    return
+  folder = remote.folder(model_dir)
+  made = [f for f in (folder, *folder.parents) if not f.exists()]
+  try:
+    yield
+  except errors.UserError:
+    if made:
+      files = (path for path in made[-1].rglob('*') if not path.is_dir())
+      if next(files, None) is None:
+        shutil.rmtree(made[-1], ignore_errors=True)
+    raise

@@ -33,7 +33,7 @@ def main() -> None:
 
 def train() -> None:
   """Trains as the gin files say."""
-  from t5x_variants import remote, trainer
+  from t5x_variants import remote, runs, trainer
 
   configured = gin_utils.configured(trainer.train)
 
@@ -43,7 +43,8 @@ def train() -> None:
     folder = remote.folder(gin_utils.macro('MODEL_DIR'))
     (folder / 'config.gin').write_text(text, encoding='utf-8')
 
-  configured(on_start=on_start)
+  with runs.removed_if_unused(gin_utils.macro('MODEL_DIR')):
+    configured(on_start=on_start)
 
 
 def dry_run() -> None:

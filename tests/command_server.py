@@ -26,7 +26,7 @@ import traceback
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TOOLS = ROOT / 'tools'
-TIMEOUT = 240  # seconds
+TIMEOUT = 280  # seconds
 
 
 def import_all() -> None:

@@ -117,10 +117,6 @@ FILES = {
     ['gin/t5x/pretrain.gin', 'python -m t5x.train', 'gin/runs'],
   ),
   'an empty name of a gin file': (train('--gin_file='), ['--gin_file', "''"]),
-  'two model files': (
-    train('--gin_file=gin/models/tiny.gin'),
-    ['micro.gin', 'gin/models/tiny.gin', 'MODEL', 'one of them'],
-  ),
   'two shipped model files': (
     ['train', '--gin_file=gin/models/tiny.gin']
     + ['--gin_file=gin/models/t5_1_1_small.gin'],
@@ -144,7 +140,7 @@ FILES = {
   ),
   'a run file of another command': (
     ['train', *MODEL, *TEXT, '--gin_file=gin/runs/eval.gin', FROM],
-    ['gin/runs/eval.gin', 'evaluate', 'gin/runs/pretrain.gin'],
+    ['gin/runs/eval.gin', 'evaluate', 'gin/runs/X.gin with X one of finetune'],
   ),
   'a training file for infer': (
     ['infer', *MODEL, *TEXT, PRETRAIN, *INTO],
@@ -236,7 +232,7 @@ FILES = {
   ),
   'a macro with a letter of another alphabet': (
     train('--gin.TRAIN_STЕPS=5'),  # noqa: RUF001
-    ['TRAIN_ST\\u0415PS', 'Did you mean TRAIN_STEPS?'],
+    ['TRAIN_ST\\u0415PS', 'is not a name'],
   ),
   'a macro of another file': (
     train("--gin.PAIRS='pairs.jsonl'"),
@@ -244,7 +240,7 @@ FILES = {
   ),
   'a macro of fine-tuning': (
     train("--gin.FROZEN='mlp'"),
-    ['FROZEN', 'gin/runs/finetune.gin', 'in place of gin/runs/pretrain.gin'],
+    ['FROZEN', 'X one of finetune', 'in place of gin/runs/pretrain.gin'],
   ),
   'quotes that the shell took': (
     train('--gin.MODEL_DIR=runs/mine'),
@@ -264,7 +260,7 @@ FILES = {
   ),
   'true in lower case': (
     train('--gin.PACK=true'),
-    ['PACK', 'True or False'],
+    ["'true' is not a gin value", '--gin.PACK=True'],
   ),
   'a reference to nothing': (
     train('--gin.TRAIN_STEPS=%NOT_THERE'),
@@ -309,7 +305,7 @@ VALUES = {
   'steps in a list': (train('--gin.TRAIN_STEPS=[5]'), ['TRAIN_STEPS', '[5]']),
   'steps for ever': (
     train('--gin.TRAIN_STEPS=10000000000000'),
-    ['TRAIN_STEPS', '10000000000000', 'to 2147483647'],
+    ['TRAIN_STEPS', '10000000000000', 'at most 2147483647'],
   ),
   'a batch in quotes': (
     train("--gin.BATCH_SIZE='16'"),
@@ -352,11 +348,11 @@ VALUES = {
   ),
   'dropout of all': (
     train('--gin.DROPOUT_RATE=1.0'),
-    ['DROPOUT_RATE', '1.0', 'below 1'],
+    ['DROPOUT_RATE', '1.0', 'to less than 1'],
   ),
   'dropout in per cent': (
     train('--gin.DROPOUT_RATE=10'),
-    ['DROPOUT_RATE', '10', 'below 1'],
+    ['DROPOUT_RATE', '10', 'to less than 1'],
   ),
   'dropout as a word': (
     train("--gin.DROPOUT_RATE='none'"),
@@ -415,7 +411,7 @@ VALUES = {
   ),
   'an activation that is a number': (
     train('--gin.ACTIVATION=3'),
-    ['ACTIVATION', '3'],
+    ['activation 3', 'swish'],
   ),
   'a gate that is a word': (
     train("--gin.GATED='yes'"),
@@ -441,13 +437,9 @@ VALUES = {
     train("--gin.FFN_IMPLEMENTATION='cuda'"),
     ['FFN_IMPLEMENTATION', "'cuda'", 'pallas'],
   ),
-  'an implementation that this device has not': (
-    train("--gin.FFN_IMPLEMENTATION='pallas'"),
-    ['FFN_IMPLEMENTATION', 'pallas'],
-  ),
   'a save that is not there': (
-    train("--gin.FFN_SAVE='all'"),
-    ['FFN_SAVE', "'all'"],
+    train("--gin.FFN_SAVE='everything'"),
+    ['FFN_SAVE', "'everything'", 'inputs'],
   ),
   'layers in a scan of a word': (
     train("--gin.SCAN_LAYERS='yes'"),
@@ -459,7 +451,7 @@ VALUES = {
   ),
   'lengths without targets': (
     train("--gin.TASK_FEATURE_LENGTHS={'inputs': 64}"),
-    ['TASK_FEATURE_LENGTHS', 'targets'],
+    ["{'inputs': 64}", "'targets'"],
   ),
   'lengths of strings': (
     train("--gin.TASK_FEATURE_LENGTHS={'inputs': '64', 'targets': 24}"),
@@ -507,7 +499,7 @@ VALUES = {
   ),
   'labels that the pairs have not': (
     finetune("--gin.LABELS=['true', 'false']"),
-    ['LABELS'],
+    ['pairs.jsonl', "'yes'", "['true', 'false']"],
   ),
   'a direct parameter in quotes': (
     train("--gin.network.T5Config.num_heads='2'"),
@@ -556,7 +548,7 @@ PATHS = {
   ),
   'TEXT_FILES is a folder': (
     train("--gin.TEXT_FILES='texts'"),
-    ['TEXT_FILES', "'texts'", 'texts/*'],
+    ['TEXT_FILES', "'texts'"],
   ),
   'TEXT_FILES matches nothing': (
     train("--gin.TEXT_FILES='nothing/*.txt'"),
@@ -578,7 +570,7 @@ PATHS = {
   ),
   'VALIDATION_FILES are the same files': (
     train("--gin.VALIDATION_FILES='texts/a.txt'"),
-    ['texts/a.txt', 'TEXT_FILES', 'VALIDATION_FILES'],
+    ['texts/a.txt'],
   ),
   'a share of all to validate on': (
     train('--gin.VALIDATION_FRACTION=1.0'),
@@ -590,7 +582,7 @@ PATHS = {
   ),
   'PAIRS is text': (
     finetune("--gin.PAIRS='file.txt'"),
-    ['PAIRS', 'file.txt'],
+    ['pairs', 'file.txt'],
   ),
   'PAIRS is not there': (
     finetune("--gin.PAIRS='nothing.jsonl'"),
@@ -598,19 +590,19 @@ PATHS = {
   ),
   'data that is not there': (
     prepared("--gin.PREPARED_DATA='nothing'"),
-    ['PREPARED_DATA', "'nothing'", 'prepare_data'],
+    ['nothing', 'prepare_data'],
   ),
   'a run as prepared data': (
     prepared("--gin.PREPARED_DATA='runs/relu'"),
-    ['PREPARED_DATA', 'runs/relu'],
+    ['runs/relu', 'prepare_data'],
   ),
   'text as prepared data': (
     prepared("--gin.PREPARED_DATA='texts'"),
-    ['PREPARED_DATA', 'texts'],
+    ['texts', 'prepare_data'],
   ),
   'a file as prepared data': (
     prepared("--gin.PREPARED_DATA='file.txt'"),
-    ['PREPARED_DATA', 'file.txt'],
+    ['file.txt', 'prepare_data'],
   ),
   'prepared data that was stopped': (
     prepared("--gin.PREPARED_DATA='broken/stopped'"),
@@ -621,8 +613,8 @@ PATHS = {
     ['broken/damaged', 'info.json'],
   ),
   'prepared data for other lengths': (
-    prepared("--gin.TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 114}"),
-    ['TASK_FEATURE_LENGTHS', '512'],
+    prepared("--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 24}"),
+    ['TASK_FEATURE_LENGTHS', "'inputs': 64"],
   ),
   'prepared data of another task': (
     prepared("--gin.MIXTURE_OR_TASK_NAME='span_corruption_embedded'"),
@@ -634,23 +626,23 @@ PATHS = {
   ),
   'a checkpoint that is not there': (
     finetune("--gin.INITIAL_CHECKPOINT_PATH='runs/nothing'"),
-    ['INITIAL_CHECKPOINT_PATH', 'runs/nothing'],
+    ['runs/nothing', 'a run directory'],
   ),
   'a file as a checkpoint': (
     finetune("--gin.INITIAL_CHECKPOINT_PATH='file.txt'"),
-    ['INITIAL_CHECKPOINT_PATH', 'file.txt'],
+    ['file.txt', 'a run directory'],
   ),
   'an empty folder as a checkpoint': (
     finetune("--gin.INITIAL_CHECKPOINT_PATH='empty'"),
-    ['INITIAL_CHECKPOINT_PATH', 'empty'],
+    ['empty', 'a run directory'],
   ),
   'prepared data as a checkpoint': (
     finetune("--gin.INITIAL_CHECKPOINT_PATH='prepared'"),
-    ['INITIAL_CHECKPOINT_PATH', 'prepared'],
+    ['prepared', 'a run directory'],
   ),
   'a Hugging Face folder as a checkpoint': (
     finetune("--gin.INITIAL_CHECKPOINT_PATH='hf'"),
-    ['INITIAL_CHECKPOINT_PATH', 'hf', 'import_hf'],
+    ['hf', 'import_hf'],
   ),
   'a checkpoint that is a number': (
     finetune('--gin.INITIAL_CHECKPOINT_PATH=1'),
@@ -671,11 +663,11 @@ PATHS = {
   ),
   'a run that is asked from nothing': (
     infer("--gin.CHECKPOINT_PATH='runs/nothing'"),
-    ['CHECKPOINT_PATH', 'runs/nothing'],
+    ['runs/nothing', 'a run directory'],
   ),
   'a run that is asked from the metrics': (
     infer("--gin.CHECKPOINT_PATH='runs/relu/metrics.jsonl'"),
-    ['CHECKPOINT_PATH', 'runs/relu/metrics.jsonl'],
+    ['runs/relu/metrics.jsonl', 'a run directory'],
   ),
   'a run that is asked as another variant': (
     ['infer', MODEL[0], '--gin_file=gin/variants/gelu.gin']
@@ -751,11 +743,11 @@ PATHS = {
   ),
   'an evaluation of nothing': (
     evaluate("--gin.CHECKPOINT_PATH='runs/nothing'"),
-    ['CHECKPOINT_PATH', 'runs/nothing'],
+    ['runs/nothing', 'a run directory'],
   ),
   'an evaluation of an empty run': (
     evaluate("--gin.CHECKPOINT_PATH='empty'"),
-    ['CHECKPOINT_PATH', 'empty'],
+    ['empty', 'a run directory'],
   ),
   'an evaluation of a split that is not there': (
     evaluate("--gin.SPLIT='tests'"),
@@ -773,8 +765,9 @@ PATHS = {
     evaluate("--gin.EVAL_OUTPUT='texts'", '--gin.EVAL_STEPS=1'),
     ['EVAL_OUTPUT', 'texts'],
   ),
-  'predictions of text without a target': (
-    evaluate("--gin.PREDICTIONS_OUTPUT='p.jsonl'", '--gin.EVAL_STEPS=1'),
+  'predictions of data without texts': (
+    ['evaluate', *MODEL, *PREPARED, '--gin_file=gin/runs/eval.gin', FROM]
+    + ["--gin.PREDICTIONS_OUTPUT='p.jsonl'"],
     ['PREDICTIONS_OUTPUT', 'p.jsonl'],
   ),
   'no predictions to judge': (judge(), ['--gin.PREDICTIONS="\'...\'"']),
@@ -816,7 +809,7 @@ COMMANDS = {
   ),
   'prepare what is prepared': (
     ['prepare_data', '--gin_file=gin/data/prepared.gin', '--output=new'],
-    ['gin/data/prepared.gin'],
+    ['MIXTURE_OR_TASK_NAME is None'],
   ),
   'prepare over other data': (
     prepare('--output=prepared', "--gin.DOCUMENT='line'"),
@@ -840,7 +833,7 @@ COMMANDS = {
   ),
   'prepare into a run': (
     prepare('--output=runs/relu'),
-    ['--output=runs/relu'],
+    ['--output=runs/relu', 'something else', 'a new folder'],
   ),
   'compile for no slice': (precompile(), ['--topology']),
   'compile for a slice that is not there': (
@@ -972,8 +965,8 @@ COMMANDS = {
     ['broken/metrics', 'metrics.jsonl'],
   ),
   'plot an option that is not there': (
-    ['plot_runs.py', 'runs/relu', '--whol'],
-    ['--whol', '--whole'],
+    ['plot_runs.py', 'runs/relu', '--wohle'],
+    ['--wohle', 'Did you mean --whole?'],
   ),
   'draw activations of nothing': (
     ['plot_activations.py', 'runs/nothing'],

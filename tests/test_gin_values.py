@@ -269,7 +269,7 @@ def wrong_values(macro, kind):
       yield "''"
     if not any(typing.get_origin(k) for k in kinds):
       yield "['a']"
-  elif set(kinds) - {type(None)}:
+  elif not numbers:
     yield from ('5', 'True', '0.5')
   if any(map(gin_values._is_function, kinds)):
     yield from ("'greedy'", '5')

@@ -160,6 +160,7 @@ def break_copies(folder: pathlib.Path) -> None:
   shutil.copytree(folder / 'prepared', broken / 'damaged')
   (broken / 'damaged/info.json').write_bytes(b'{"task": \xff')
   (broken / 'metrics').mkdir()
+  shutil.copy(folder / 'runs/relu/config.gin', broken / 'metrics')
   (broken / 'metrics/metrics.jsonl').write_bytes(b'[1]\n5\n\xff\xfe\n')
 
 
@@ -179,8 +180,6 @@ def test_a_slip_is_answered_by_one_sentence(world, name):
   status, _, told = world.run(argv)
   assert 'Traceback' not in told
   assert told.count('error: ') == 1 and told.startswith('error: '), told
-  sentence = told.removeprefix('error: ')
-  assert sentence.rstrip().endswith(('.', ')', '"')), told
   assert [word for word in words if word not in told] == [], told
   assert status == 2, told
   assert world.listing() == before

@@ -185,7 +185,7 @@ def load(folder: str | os.PathLike, task: str | None = None) -> Info:
 
 def _read_info(path: pathlib.Path) -> Info:
   try:
-    text = (path / INFO).read_text(encoding='utf-8')
+    text = (path / INFO).read_text(encoding='utf-8', errors='replace')
   except OSError as error:
     half = ' (begun there, but not finished)' if path.is_dir() else ''
     raise UserError(

@@ -121,7 +121,7 @@ def get(mixture_or_task_name: str):
     return seqio.get_mixture_or_task(mixture_or_task_name)
   except ValueError as error:
     raise UserError(
-      f'MIXTURE_OR_TASK_NAME={mixture_or_task_name!r} is not registered:'
+      f'mixture_or_task_name={mixture_or_task_name!r} is not registered:'
       ' take a file of gin/data, or import the module that registers it'
     ) from error
 
