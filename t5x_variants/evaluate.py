@@ -1,4 +1,4 @@
-r"""Evaluates a checkpoint: `python -m t5x_variants.evaluate --gin_file=...`.
+r"""Evaluates a checkpoint, or predictions in a file.
 
   python -m t5x_variants.evaluate \
     --gin_file=gin/models/tiny.gin --gin_file=gin/variants/swiglu.gin \
@@ -10,17 +10,15 @@ target token, the share of tokens predicted, and the metrics that the tasks
 have. With gin/runs/judge.gin instead: the metrics of predictions in a file.
 """
 
-from absl import flags
-
-from t5x_variants import evaluation, gin_utils, logs
+from t5x_variants import gin_utils
 
 gin_utils.define_flags()
-# So that --help shows them.
-flags.adopt_module_key_flags(gin_utils)
 
 
 def main() -> None:
   """Reads the gin files and evaluates, or with --dry_run prints them."""
+  from t5x_variants import evaluation, logs
+
   logs.quiet()
   if evaluate := gin_utils.started(evaluation.evaluate, evaluation.judge):
     evaluate()

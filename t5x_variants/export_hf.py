@@ -1,4 +1,4 @@
-r"""To Hugging Face transformers: `python -m t5x_variants.export_hf`.
+r"""Exports a run to Hugging Face transformers.
 
   python -m t5x_variants.export_hf --run=runs/swiglu --output=hf/swiglu
 
@@ -21,8 +21,7 @@ import sys
 
 from absl import flags
 
-from t5x_variants import errors, gin_utils, logs, network, train_state
-from t5x_variants.weights import fit, hf_config, hugging_face, saved, source
+from t5x_variants import errors, gin_utils
 
 flags.DEFINE_string(
   'run',
@@ -34,14 +33,15 @@ flags.DEFINE_string(
   'output', None, 'The folder to write, which must not be there yet.'
 )
 gin_utils.define_flags()
-# So that --help shows them.
-flags.adopt_module_key_flags(gin_utils)
 FLAGS = flags.FLAGS
 _CURE = 'Give its model and variant files by --gin_file.'
 
 
 def main() -> None:
   """Reads a run, checks that it can be expressed, then writes."""
+  from t5x_variants import logs, train_state
+  from t5x_variants.weights import fit, hf_config, hugging_face, saved, source
+
   logs.quiet()
   if not FLAGS.run:
     raise errors.UserError('--run=DIR is missing: the run to export.')
@@ -68,7 +68,7 @@ def main() -> None:
   _say(_how_to_load(output, description))
 
 
-def _model_of(found: source.Source) -> network.Transformer:
+def _model_of(found):
   """The network that --gin_file or the run's own config.gin describes."""
   file = pathlib.Path(found.where).parent.parent / 'config.gin'
   if not FLAGS.gin_file and not file.is_file():

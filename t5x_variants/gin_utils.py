@@ -1,6 +1,6 @@
-"""gin for entry points: flags, files, and errors a person can act on.
+"""gin for commands: flags, files, and errors a person can act on.
 
-Every entry point takes t5x's flags: `--gin_file` (several; later ones win),
+Every command takes t5x's flags: `--gin_file` (several; later ones win),
 `--gin.NAME=VALUE`, `--gin_bindings`, `--gin_search_paths` and `--dry_run`.
 Library modules do not import gin: files open with
 `from __gin__ import dynamic_registration` and name functions by import path.
@@ -12,18 +12,22 @@ import gc
 # gin looks for files in packages with it, and leaves importing it to others.
 import importlib.util  # noqa: F401
 import logging
+import os
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
+import tokenize
+from collections.abc import Callable, Sequence
 
 import gin
 from absl import app, flags
 
-from t5x_variants import errors, gin_hints
+from t5x_variants import command_line, errors, gin_hints, gin_values
 
 # What gin raises for a name it does not know.
 _GIN_ERRORS = (ValueError, ImportError, AttributeError, NameError)
+# What its parser and Python's tokenizer, on which it stands, raise.
+_SYNTAX_ERRORS = (SyntaxError, tokenize.TokenError)
 _MULTI_FLAGS = (
   ('gin_file', 'A gin file; give it several times, later ones win.'),
   (
@@ -32,10 +36,12 @@ _MULTI_FLAGS = (
   ),
   ('gin_search_paths', 'A folder in which gin files are looked for.'),
 )
+# The files of the last `parse`, for hints.
+_given: list[str] = []
 
 
 def define_flags() -> None:
-  """Defines the flags every entry point has."""
+  """Defines the flags every command has."""
   for name, text in _MULTI_FLAGS:
     flags.DEFINE_multi_string(name, [], text)
   flags.DEFINE_bool(
@@ -44,40 +50,6 @@ def define_flags() -> None:
     'Print the resolved configuration, the number of parameters and every '
     'missing macro, then stop; no data is touched.',
   )
-
-
-def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
-  """Turns `--gin.NAME=VALUE` into `--gin_bindings=NAME=VALUE`."""
-  rewritten = []
-  for argument in arguments:
-    if argument.startswith('--gin.'):
-      if '=' not in argument:
-        raise errors.UserError(
-          f'{argument} has no value: write {argument}=VALUE (strings in '
-          f'quotes: {argument}="\'text\'").'
-        )
-      argument = '--gin_bindings=' + argument.removeprefix('--gin.')
-    rewritten.append(argument)
-  return rewritten
-
-
-def read_flags(arguments: Sequence[str]) -> list[str]:
-  """Reads flags into `flags.FLAGS`; returns what is left over.
-
-  Raises:
-    errors.UserError: a flag that does not exist or has no value.
-  """
-  try:
-    return flags.FLAGS(rewrite_arguments(arguments))
-  except flags.UnrecognizedFlagError as error:
-    raise errors.UserError(
-      f'--{error.flagname} is not a flag of this command. A value of the gin '
-      f'files is set by --gin.{error.flagname}=VALUE; the flags are '
-      '--gin_file=FILE, --gin.NAME=VALUE, --gin_search_paths=FOLDER, '
-      '--dry_run and --help.'
-    ) from error
-  except flags.Error as error:
-    raise errors.UserError(f'{error}.') from error
 
 
 def gin_folder() -> pathlib.Path:
@@ -107,6 +79,12 @@ def parse(
   Raises:
     errors.UserError: a file, macro, name or value that cannot be used.
   """
+  _given[:] = gin_files
+  for folder in search_paths:
+    if not os.path.isdir(folder):
+      raise errors.UserError(
+        f'--gin_search_paths={folder}: there is no folder of that name.'
+      )
   for folder in (*search_paths, str(gin_folder().parent)):
     gin.add_config_file_search_path(folder)
   try:
@@ -114,15 +92,33 @@ def parse(
     logging.disable(logging.ERROR)
     for path in sorted(gin_files, key=_of_a_slice):
       _parse_file(path, search_paths)
+    _check_exclusive(gin_files)
     for binding in bindings:
       _parse_binding(binding)
-    _check_binding_names(bindings)
   finally:
     logging.disable(logging.NOTSET)
+  _check_binding_names(bindings)
+  if names := gin_values.circular():
+    raise errors.UserError(
+      f'{names[0]} refers to itself, so that it has no value.'
+    )
 
 
 def _of_a_slice(path: str) -> bool:
-  return pathlib.PurePath(path).parent.name == 'tpu'
+  return gin_hints.kind_of(path) == 'tpu'
+
+
+def _check_exclusive(gin_files: Sequence[str]) -> None:
+  """Refuses two files of one kind: the later one would win without a word."""
+  for kind in gin_hints.KINDS:
+    of_kind = dict.fromkeys(
+      f for f in gin_files if gin_hints.kind_of(f) == kind
+    )
+    if len(of_kind) > 1:
+      raise errors.UserError(
+        f'{" and ".join(of_kind)} exclude each other: a command takes one file '
+        f'of gin/{kind}. Give one of them.'
+      )
 
 
 def _parse_file(path: str, search_paths: Sequence[str]) -> None:
@@ -130,78 +126,94 @@ def _parse_file(path: str, search_paths: Sequence[str]) -> None:
   try:
     gin.parse_config_file(path)
   except OSError as error:
-    # An included file may be the one that is missing: gin's words name it.
-    found = re.match('Unable to open file: (.*)[.] Searched', str(error))
-    missing = found[1] if found else path
-    outer = '' if missing == path else f', which {path} includes,'
-    looked = ', '.join(['the current folder', *search_paths])
     raise errors.UserError(
-      f'There is no gin file {missing!r}{outer} in {looked} or beside the '
-      f'package.{gin_hints.shipped_files(gin_folder(), missing)}'
+      _not_found(path, str(error), search_paths)
     ) from error
-  except SyntaxError as error:
+  except _SYNTAX_ERRORS as error:
+    where = getattr(error, 'filename', None) or path
+    line = getattr(error, 'lineno', None) or error.args[1][0]
+    text = (getattr(error, 'text', None) or '').strip()
     raise errors.UserError(
-      f'{error.filename or path}, line {error.lineno}: gin cannot read '
-      f'{(error.text or "").strip()!r}. A line is NAME = VALUE. '
-      f'{gin_hints.VALUES}'
+      f'{where}, line {line}: gin cannot read {text[:200]!r}. A line is NAME = '
+      f'VALUE. {gin_hints.VALUES}'
+    ) from error
+  except RecursionError as error:
+    raise errors.UserError(
+      f'{path} includes itself, or a file that includes it.'
+    ) from error
+  except UnicodeDecodeError as error:
+    raise errors.UserError(
+      f'--gin_file={path} is no text, and so no gin file.'
     ) from error
   except _GIN_ERRORS as error:
     hint = gin_hints.for_t5x(path)
     raise errors.UserError(gin_hints.explain(error, path) + hint) from error
 
 
+def _not_found(path: str, error: str, search_paths: Sequence[str]) -> str:
+  """The sentence for a file that cannot be opened, or one it includes."""
+  # An included file may be the one that is missing: gin's words name it.
+  found = re.match('Unable to open file: (.*)[.] Searched', error)
+  missing = found[1] if found else path
+  outer = '' if missing == path else f', which {path} includes,'
+  if not missing:
+    return '--gin_file= names no file: write --gin_file=FILE.'
+  if any(
+    os.path.isdir(os.path.join(folder, missing))
+    for folder in ('', *search_paths, gin_folder().parent)
+  ):
+    what = f'{missing!r}{outer} is a folder and no gin file.'
+  elif missing.count('.gin,'):
+    several = ' '.join(f'--gin_file={file}' for file in missing.split(','))
+    return f'--gin_file takes one file: write {several}.'
+  else:
+    looked = ', '.join(['the current folder', *search_paths])
+    what = (
+      f'There is no gin file {missing!r}{outer} in {looked} or beside the '
+      'package.'
+    )
+  return f'{what}{gin_hints.shipped_files(gin_folder(), missing)}'
+
+
 def _parse_binding(binding: str) -> None:
   """Parses one `NAME=VALUE`; shows the quoted form when quotes are missing."""
   name, _, value = binding.partition('=')
   name, value = name.strip(), value.strip()
-  if not re.fullmatch(r'[\w./]+', name):
+  if not re.fullmatch(r'[\w./]+', name, re.ASCII):
     raise errors.UserError(
-      f'--gin.{binding}: {name!r} is not a name; write --gin.MACRO=VALUE or '
-      '--gin.module.function.parameter=VALUE.'
+      f'--gin.{binding}: {ascii(name)} is not a name; write --gin.MACRO=VALUE '
+      'or --gin.module.function.parameter=VALUE.'
     )
   try:
     gin.parse_config(f'{name} = {value}')
-  except SyntaxError as error:
+  except _SYNTAX_ERRORS as error:
     raise errors.UserError(
-      f'--gin.{name}={value}: {value!r} is not a gin value. If it is meant '
-      f'as a string, quote it: --gin.{name}="\'{value}\'". '
-      f'{gin_hints.VALUES}'
+      f'--gin.{name}={value}: {value!r} is not a gin value. '
+      f'{_quoted(name, value)} {gin_hints.VALUES}'
     ) from error
   except _GIN_ERRORS as error:
     where = f'--gin.{name}={value}'
     raise errors.UserError(gin_hints.explain(error, where)) from error
 
 
-def _macros() -> tuple[dict[str, object], set[str]]:
-  """Returns defined macros with their values, and the names referred to."""
-  # gin offers no public view of a configuration that is not yet complete.
-  config = gin.config._CONFIG
-  defined = {
-    scope: parameters.get('value')
-    for (scope, selector), parameters in config.items()
-    if selector == 'gin.macro'
-  }
-  used = {
-    reference.scoped_selector.removesuffix('/gin.macro')
-    for reference in gin.config.iterate_references(config)
-    if reference.selector == 'gin.macro'
-  }
-  return defined, used
+def _quoted(name: str, value: str) -> str:
+  """What was probably meant by a value that is none."""
+  if value.capitalize() in ('True', 'False', 'None'):
+    return f'Write --gin.{name}={value.capitalize()}.'
+  bare = value.strip('"\'\u2018\u2019\u201c\u201d')
+  return f'If it is meant as a string, quote it: --gin.{name}="\'{bare}\'".'
 
 
 def _check_binding_names(bindings: Sequence[str]) -> None:
   """Refuses a macro on the command line that no file uses: a typo."""
-  _, used = _macros()
+  used = gin_values.used()
   for binding in bindings:
     name = binding.partition('=')[0].strip()
     if '.' in name or name in used:
       continue
-    homes = gin_hints.files_setting(gin_folder(), name, required=True)
-    if homes:
-      hint = f' It belongs to {" and ".join(homes)}: add --gin_file='
-      hint += f'{homes[0]}.' if len(homes) == 1 else 'the one that is meant.'
-    else:
-      near = difflib.get_close_matches(name, used, n=1)
+    hint = gin_hints.home(gin_folder(), name, _given)
+    if not hint:
+      near = difflib.get_close_matches(name.upper(), used, n=1)
       hint = f' Did you mean {near[0]}?' if near else ''
     allowed = ', '.join(sorted(used)) or 'none, because no gin file was given'
     raise errors.UserError(
@@ -210,58 +222,9 @@ def _check_binding_names(bindings: Sequence[str]) -> None:
     )
 
 
-def missing_macros() -> list[str]:
-  """Names of macros that are used but have no value yet, sorted."""
-  defined, used = _macros()
-
-  def required(value) -> bool:
-    return (
-      getattr(value, 'scoped_selector', None) == 'gin.REQUIRED/gin.constant'
-    )
-
-  names = used | {n for n, value in defined.items() if required(value)}
-  return sorted(
-    name for name in names if name not in defined or required(defined[name])
-  )
-
-
-def check_macros() -> None:
-  """Raises one error that lists every macro without a value, and its cure."""
-  _raise_missing([])
-
-
-def _raise_missing(lines: list[str]) -> None:
-  """Raises one error of these lines and of every missing macro's cure."""
-  by_cure: dict[str, list[str]] = {}
-  for name in missing_macros():
-    by_cure.setdefault(_cure(name), []).append(name)
-  lines = lines + [
-    f'  {", ".join(names)}: {cure}' for cure, names in by_cure.items()
-  ]
-  if lines:
-    raise errors.UserError(
-      'The configuration is not complete. Add\n' + '\n'.join(lines)
-    )
-
-
-def _cure(macro: str) -> str:
-  """Says how a macro gets its value: by a shipped file, or by a flag."""
-  files = gin_hints.files_setting(gin_folder(), macro, required=False)
-  if set(gin_hints.files_setting(gin_folder(), macro, required=True)) - set(
-    files
-  ):
-    # A file asks for it to be given: another that sets it is for other runs.
-    files = []
-  folders = sorted({file.split('/')[1] for file in files})
-  for folder in folders:
-    if folder in ('models', 'variants', 'data', 'runs'):
-      return gin_hints.one_of(files, folder)
-  return f'--gin.{macro}=VALUE (strings in quotes: "\'text\'")'
-
-
 def has_value(*names: str) -> bool:
   """Whether each of these macros has a value."""
-  return set(names) <= set(_macros()[0]) - set(missing_macros())
+  return set(names) <= set(gin_values.defined()) - set(gin_values.missing())
 
 
 def macro(name: str):
@@ -288,22 +251,36 @@ def read_model(
       'The model is not known. Add --gin_file=gin/models/X.gin and '
       '--gin_file=gin/variants/Y.gin, those of the weights.'
     )
+  made = getattr(gin_values.defined()['MODEL'], 'configurable', None)
+  if made and (mistakes := gin_values.mistakes(made.wrapped)):
+    raise errors.UserError('\n'.join(mistakes))
   model = macro('MODEL')
   return model, gin.operative_config_str()
 
 
-def configured(function):
-  """`function` as the gin files configure it, when nothing is missing.
+def configured(function: Callable) -> Callable:
+  """`function` as the gin files configure it, when all of it can be called.
 
   Raises:
     errors.UserError: no gin file configures it (the run file is missing), or
-      macros have no value; all of these at once.
+      macros have no value, or values cannot be meant; all of these at once.
   """
-  lines = []
+  by_cure: dict[str, list[str]] = {}
+  for name in gin_values.missing():
+    cure = gin_hints.cure(gin_folder(), name, function)
+    by_cure.setdefault(cure, []).append(name)
+  lines = [f'{", ".join(names)}: {cure}' for cure, names in by_cure.items()]
   if not gin_hints.is_configured(function):
-    runs = gin_hints.run_files(gin_folder(), function)
-    lines.append(f'  a run file: {gin_hints.one_of(runs, "runs")}')
-  _raise_missing(lines)
+    wrong = gin_hints.wrong_run_file(gin_folder(), function, _given)
+    if wrong:
+      raise errors.UserError(wrong)
+    lines.insert(0, gin_hints.no_run_file(gin_folder(), function))
+  if lines:
+    raise errors.UserError(
+      'The configuration is not complete. Add\n  ' + '\n  '.join(lines)
+    )
+  if mistakes := gin_values.mistakes(function):
+    raise errors.UserError('\n'.join(mistakes))
   return gin.get_configurable(function)
 
 
@@ -328,39 +305,39 @@ def started(function, *others):
   return None
 
 
-def run(main) -> None:
-  """Runs an entry point: `main()` after flags; user errors without traceback.
+def run(main: Callable[[], None]) -> None:
+  """Runs a command: `main()` after flags; one line for what a user can cause.
+
+  `main` imports what takes long: --help does not wait for it, and Ctrl-C is
+  answered meanwhile.
 
   Args:
-    main: takes nothing; reads `flags.FLAGS`.
+    main: takes nothing; reads `flags.FLAGS`. Its module's docstring is the
+      help.
   """
   # Tracing a model makes many objects that live on. Looking through all of
   # them as often as Python would costs a second of every run.
   gc.set_threshold(50_000, 20, 20)
 
-  def wrapped(arguments: list[str]) -> None:
-    try:
-      if len(arguments) > 1:
-        raise errors.UserError(
-          f'{arguments[1]!r} is not a flag. Give files as '
-          '--gin_file=FILE and values as --gin.NAME=VALUE.'
-        )
-      main()
-    except errors.UserError as error:
-      raise SystemExit(_report(error)) from None
+  def command() -> None:
+    if set(command_line.HELP) & set(sys.argv[1:]):
+      print(command_line.help_text(sys.modules[main.__module__].__doc__))
+      return
+    app.run(
+      lambda _: main(),
+      flags_parser=lambda argv: command_line.read_flags(argv) or [],
+    )
 
-  def parse_flags(arguments: Sequence[str]) -> list[str]:
-    try:
-      return read_flags(arguments)
-    except errors.UserError as error:
-      raise SystemExit(_report(error)) from None
-
-  app.run(wrapped, flags_parser=parse_flags)
+  raise SystemExit(errors.exit_status(command, sentence))
 
 
-def _report(error: errors.UserError) -> int:
-  """Prints the error's sentence to stderr; returns the exit status, 2."""
-  # gin adds where in the configuration a call stood, for its own traceback.
-  sentence = str(error).split('\n  In call to configurable')[0]
-  print(f'error: {sentence}', file=sys.stderr)
-  return 2
+def sentence(error: errors.UserError) -> str:
+  """An error's words, with macros for the parameters they are bound to.
+
+  A library names its argument in the form 'name=value'; a user knows the macro.
+  """
+  # gin adds in which calls an error was raised, for its own traceback.
+  text = str(error).split('\n  In call to configurable')[0]
+  for name, macro in gin_values.macros_by_parameter().items():
+    text = re.sub(rf'(?<![\w./-]){name}=', f'{macro}=', text)
+  return text

@@ -1,4 +1,4 @@
-r"""Weights of a Hugging Face T5: `python -m t5x_variants.import_hf`.
+r"""Imports the weights of a Hugging Face T5.
 
   python -m t5x_variants.import_hf \
     --gin_file=gin/models/t5_1_1_base.gin --gin_file=gin/variants/geglu.gin \
@@ -11,21 +11,17 @@ say what must be in it; what differs is named, and nothing is written. A new
 run starts from the output by --gin.INITIAL_CHECKPOINT_PATH.
 """
 
-from absl import flags
-
-from t5x_variants import gin_utils, importing, logs
-from t5x_variants.weights import hugging_face
+from t5x_variants import gin_utils, importing
 
 gin_utils.define_flags()
 importing.define_flags('A folder with config.json and weights')
-# So that --help shows them.
-flags.adopt_module_key_flags(gin_utils)
-flags.adopt_module_key_flags(importing)
-FLAGS = flags.FLAGS
 
 
 def main() -> None:
   """Reads the gin files and the folder, compares, then writes."""
+  from t5x_variants import logs
+  from t5x_variants.weights import hugging_face
+
   logs.quiet()
   importing.run(hugging_face.open_folder)
 

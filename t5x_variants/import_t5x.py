@@ -1,4 +1,4 @@
-r"""Weights of a t5x checkpoint: `python -m t5x_variants.import_t5x`.
+r"""Imports the weights of a t5x checkpoint.
 
   python -m t5x_variants.import_t5x \
     --gin_file=gin/models/t5_1_1_small.gin --gin_file=gin/variants/geglu.gin \
@@ -14,21 +14,17 @@ and export_hf takes it as --run.
 Public checkpoints lie below gs://t5-data/pretrained_models/t5x.
 """
 
-from absl import flags
-
-from t5x_variants import gin_utils, importing, logs
-from t5x_variants.weights import t5x
+from t5x_variants import gin_utils, importing
 
 gin_utils.define_flags()
 importing.define_flags('checkpoint_STEP of t5x, in a local folder or on gs://')
-# So that --help shows them.
-flags.adopt_module_key_flags(gin_utils)
-flags.adopt_module_key_flags(importing)
-FLAGS = flags.FLAGS
 
 
 def main() -> None:
   """Reads the gin files and the checkpoint, compares, then writes."""
+  from t5x_variants import logs
+  from t5x_variants.weights import t5x
+
   logs.quiet()
   importing.run(lambda path, config, names: t5x.open_checkpoint(path))
 

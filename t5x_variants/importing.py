@@ -2,12 +2,11 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from absl import flags
 
-from t5x_variants import errors, gin_utils, network, train_state
-from t5x_variants.weights import fit, saved, source
+from t5x_variants import errors, gin_utils
 
 FLAGS = flags.FLAGS
 _CURE = (
@@ -25,17 +24,17 @@ def define_flags(what: str) -> None:
   )
 
 
-def run(
-  open_checkpoint: Callable[
-    [str, network.T5Config, Iterable[str]], source.Source
-  ],
-) -> None:
+def run(open_checkpoint: Callable) -> None:
   """Imports what --checkpoint names into --output, as the flags say.
 
   Args:
-    open_checkpoint: looks into a path, given the model that should be there
-      and the unrolled names of its parameters.
+    open_checkpoint: from a path, the `network.T5Config` of the model that
+      should be there and the unrolled names of its parameters to a
+      `weights.source.Source`.
   """
+  from t5x_variants import train_state
+  from t5x_variants.weights import fit, saved, source
+
   if not FLAGS.checkpoint:
     raise errors.UserError('--checkpoint=PATH is missing: the weights to read.')
   output = saved.check_output(FLAGS.output)

@@ -1,4 +1,4 @@
-r"""Asks a trained model: `python -m t5x_variants.infer --gin_file=...`.
+r"""Generates or scores text with a trained model.
 
   python -m t5x_variants.infer \
     --gin_file=gin/models/tiny.gin --gin_file=gin/variants/swiglu.gin \
@@ -9,17 +9,16 @@ Without INFER_INPUTS it asks at the terminal.
 """
 
 import gin
-from absl import flags
 
-from t5x_variants import gin_utils, inference, logs
+from t5x_variants import gin_utils
 
 gin_utils.define_flags()
-# So that --help shows them.
-flags.adopt_module_key_flags(gin_utils)
 
 
 def main() -> None:
   """Reads the gin files and answers, or with --dry_run prints them."""
+  from t5x_variants import inference, logs
+
   logs.quiet()
   if infer := gin_utils.started(inference.infer):
     infer(settings=gin.config_str())

@@ -35,7 +35,7 @@ def width(mlp_dim: int, gated: bool) -> int:
     return mlp_dim
   if mlp_dim % 3:
     raise errors.UserError(
-      f'A gated block gets two thirds of mlp_dim, but {mlp_dim} is not '
+      f'A gated block gets two thirds of mlp_dim={mlp_dim}, which is not '
       'divisible by 3: choose a multiple of 3, such as '
       f'{mlp_dim - mlp_dim % 3} or {mlp_dim - mlp_dim % 3 + 3}.'
     )

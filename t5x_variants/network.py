@@ -84,7 +84,7 @@ class T5Config:
       allowed = False
     if not allowed:
       raise errors.UserError(
-        f'T5Config.dtype is {self.dtype!r}, which is no floating point type: '
+        f'T5Config has dtype={self.dtype!r}, which is no floating point type: '
         "use 'float32' or 'bfloat16'."
       )
     object.__setattr__(self, 'dtype', dtype)
@@ -93,7 +93,7 @@ class T5Config:
       value = getattr(self, field.name)
       if field.type is int and (not isinstance(value, int) or value < 1):
         raise errors.UserError(
-          f'T5Config.{field.name} is {value!r}: give a whole number from 1.'
+          f'T5Config has {field.name}={value!r}: give a whole number from 1.'
         )
     for field, allowed in (
       ('ffn_implementation', kernels.IMPLEMENTATIONS),
@@ -102,16 +102,16 @@ class T5Config:
       value = getattr(self, field)
       if value is not None and value not in allowed:
         raise errors.UserError(
-          f'T5Config.{field} is {value!r}: use None or one of {list(allowed)}.'
+          f'T5Config has {field}={value!r}: use None or one of {list(allowed)}.'
         )
     if self.remat_policy not in stacks.REMAT_POLICIES:
       raise errors.UserError(
-        f'T5Config.remat_policy is {self.remat_policy!r}: use one of '
+        f'T5Config has remat_policy={self.remat_policy!r}: use one of '
         f'{sorted(stacks.REMAT_POLICIES)}.'
       )
     if not 0 <= self.dropout_rate < 1:
       raise errors.UserError(
-        f'T5Config.dropout_rate is {self.dropout_rate!r}: give a number from '
+        f'T5Config has dropout_rate={self.dropout_rate!r}: give a number from '
         '0 to less than 1.'
       )
 

@@ -72,8 +72,8 @@ def make_mesh(
   if model_axis_size < 1 or count % model_axis_size:
     fitting = [n for n in range(1, count + 1) if count % n == 0]
     raise errors.UserError(
-      f'The model axis of the mesh is {model_axis_size}, which does not '
-      f'divide the {count} device(s); choose one of {fitting}.'
+      f'MODEL_AXIS_SIZE is {model_axis_size}, which does not divide the '
+      f'{count} device(s); choose one of {fitting}.'
     )
   if data_axis_size not in (None, count // model_axis_size):
     raise errors.UserError(

@@ -1,4 +1,4 @@
-r"""Compiles a run for a TPU slice that is elsewhere: before the first dollar.
+r"""Compiles a run for a TPU slice, without a TPU.
 
   python -m t5x_variants.precompile --topology=v5e-256 \
     --gin_file=gin/models/t5_1_1_base.gin --gin_file=gin/variants/swiglu.gin \
@@ -13,31 +13,24 @@ import json
 import pathlib
 
 import gin
-import jax
 from absl import flags
 
-from t5x_variants import (
-  compiling,
-  errors,
-  fitting,
-  gin_utils,
-  logs,
-  slice_report,
-  slice_table,
-)
+from t5x_variants import errors, gin_utils
 
 gin_utils.define_flags()
 flags.DEFINE_string('topology', None, 'The slice, for example v5e-256.')
 flags.DEFINE_string('record', None, 'A file for the figures as JSON.')
 flags.DEFINE_bool('all', False, 'Compile what docs/tpu.md lists; write it.')
 flags.DEFINE_bool('cached', False, 'With --all: compile nothing.')
-# So that --help shows them.
-flags.adopt_module_key_flags(gin_utils)
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
   """Reads the gin files and compiles, or fills the table."""
+  import jax
+
+  from t5x_variants import compiling, logs, slice_report, slice_table
+
   logs.quiet()
   # No device is run on: one that is there stays free.
   jax.config.update('jax_platforms', 'cpu')
@@ -49,6 +42,8 @@ def main() -> None:
       'Which slice? Add --topology=v5e-8, or --all for the table of '
       'docs/tpu.md.'
     )
+  if FLAGS.record:
+    _check_record(pathlib.Path(FLAGS.record))
   gin_utils.parse(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
   plan = gin_utils.configured(compiling.Plan)()
   if FLAGS.dry_run:
@@ -71,8 +66,19 @@ def main() -> None:
     )
 
 
-def _compiled(workshop: compiling.Workshop, programs):
+def _check_record(file: pathlib.Path) -> None:
+  """Refuses a file that cannot be written, before minutes of compilation."""
+  if file.is_dir() or not file.parent.is_dir():
+    raise errors.UserError(
+      f'--record={file} cannot be written: give a file in a folder that is '
+      'there.'
+    )
+
+
+def _compiled(workshop, programs):
   """Compiles and prints each program; yields its name and figures."""
+  from t5x_variants import compiling, fitting, slice_report
+
   chip = compiling.chip_of(workshop)
   memory = fitting.estimate_of(workshop)
   if fitting.hopeless(memory, chip):
@@ -90,6 +96,8 @@ def _compiled(workshop: compiling.Workshop, programs):
 
 def _does_not_fit(workshop, who: str, needed: int | None) -> None:
   """Prints the nearest cure and ends with exit status 1."""
+  from t5x_variants import slice_report
+
   print(slice_report.verdict(workshop, who, needed))
   raise SystemExit(1)
 

@@ -1,13 +1,14 @@
-"""Tokens once, on disk: `python -m t5x_variants.prepare_data`.
+"""Tokenizes a corpus to disk, for training without TensorFlow.
 
   python -m t5x_variants.prepare_data \
     --gin_file=gin/data/text_files.gin --gin.TEXT_FILES="'/data/*.txt'" \
     --output=/data/prepared
 
-Runs the task of a data file up to its tokens, for training that reads them
-without TensorFlow (gin/data/prepared.gin). Several processes share the work
-(--workers). Stopped at any time, the same command goes on; a folder counts as
-prepared when its info.json is there, which is written last.
+Runs the task of a data file up to its tokens. Training then reads them with
+gin/data/prepared.gin and --gin.PREPARED_DATA. Several processes share the work
+(--workers). The command may be stopped at any time and goes on when it is given
+again; a folder counts as prepared when its info.json, which is written last, is
+there.
 """
 
 import concurrent.futures
@@ -16,6 +17,7 @@ import fcntl
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -70,6 +72,7 @@ def main() -> None:
   from t5x_variants.data import preparation, prepared_set
 
   work = configure()
+  _check_output(work.output)
   with _alone(work):
     begun = time.perf_counter()
     missing = preparation.begin(work)
@@ -125,6 +128,19 @@ def _warnings_on_a_line() -> None:
   ours.propagate = False
 
 
+def _check_output(output: str) -> None:
+  """Refuses a folder that holds something else than prepared data."""
+  from t5x_variants.data import preparation, prepared_set
+
+  ours = {prepared_set.INFO, preparation.PROGRESS}
+  if os.path.isdir(output) and not ours & set(names := os.listdir(output)):
+    if names:
+      raise errors.UserError(
+        f'--output={output} holds something else, such as {min(names)}: give a '
+        'new folder.'
+      )
+
+
 @contextlib.contextmanager
 def _alone(work):
   """Keeps a second preparation out of a local folder."""
@@ -170,7 +186,10 @@ def _write(work, missing, arguments) -> None:
   with concurrent.futures.ProcessPoolExecutor(
     workers, context, _start_worker, (arguments, counter)
   ) as pool:
+    # Ctrl-C reaches every process of a terminal; this one ends the others.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     waiting = {pool.submit(_write_in_worker, *shard) for shard in missing}
+    signal.signal(signal.SIGINT, handler)
     try:
       while waiting:
         done, waiting = concurrent.futures.wait(
@@ -180,9 +199,14 @@ def _write(work, missing, arguments) -> None:
           future.result()
         progress.shards += len(done)
         progress.add(counter.value - progress.examples)
+    except KeyboardInterrupt:
+      # Leaving the pool would wait for the files that are being written.
+      for worker in multiprocessing.active_children():
+        worker.terminate()
+      raise
     except concurrent.futures.BrokenExecutor as error:
       raise errors.UserError(
-        'a process that prepared data was killed (out of memory?): run the'
+        'A process that prepared data was killed (out of memory?): run the'
         f' same command again with fewer than --workers={workers}; what is'
         ' whole is kept.'
       ) from error

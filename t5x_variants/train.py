@@ -1,4 +1,4 @@
-r"""Pretrains a T5: `python -m t5x_variants.train --gin_file=...`.
+r"""Trains a T5, from scratch or from a checkpoint.
 
 The four axes of a run are files: a model, a variant, data and the run itself:
 
@@ -11,18 +11,17 @@ The four axes of a run are files: a model, a variant, data and the run itself:
 import gin
 from absl import flags
 
-from t5x_variants import gin_utils, hosts, logs, train_state, trainer
+from t5x_variants import gin_utils, host_flags
 
 gin_utils.define_flags()
-hosts.define_flags()
-# So that --help shows them.
-flags.adopt_module_key_flags(gin_utils)
-flags.adopt_module_key_flags(hosts)
+host_flags.define_flags()
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
   """Reads the gin files and trains, or with --dry_run tells what it would."""
+  from t5x_variants import hosts, logs
+
   logs.quiet()
   gin_utils.parse(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
   if FLAGS.dry_run:
@@ -34,11 +33,15 @@ def main() -> None:
 
 def train() -> None:
   """Trains as the gin files say."""
+  from t5x_variants import trainer
+
   gin_utils.configured(trainer.train)(configuration=gin.operative_config_str)
 
 
 def dry_run() -> None:
   """Prints the configuration and the parameter count, and checks the values."""
+  from t5x_variants import train_state, trainer
+
   print(gin.config_str())
   if gin_utils.has_value('MODEL', 'ACTIVATION', 'GATED', 'DROPOUT_RATE'):
     shapes, _ = train_state.shapes_and_axes(gin_utils.macro('MODEL'))

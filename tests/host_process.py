@@ -19,6 +19,7 @@ from absl import flags
 from t5x_variants import (
   errors,
   gin_utils,
+  host_flags,
   hosts,
   logs,
   metrics,
@@ -126,5 +127,5 @@ RUN_WRITE = metrics.RunWriter.write
 if __name__ == '__main__':
   sys.argv.insert(1, '--options')
   flags.DEFINE_string('options', None, 'JSON.')
-  hosts.define_flags()
+  host_flags.define_flags()
   gin_utils.run(main)

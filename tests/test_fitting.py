@@ -161,7 +161,7 @@ def test_the_refusal_is_read(words, size):
   [
     ({'batch_size': 100}, 'BATCH_SIZE is 100.*for example 96'),
     ({'batch_size': 0}, 'BATCH_SIZE is 0'),
-    ({'model_axis_size': 3}, 'model axis of the mesh is 3'),
+    ({'model_axis_size': 3}, 'MODEL_AXIS_SIZE is 3'),
     ({'data_axis_size': 4}, 'a mesh of 4 devices, but there are 8'),
     ({'config': {'scan_layers': False}}, 'gin.SCAN_LAYERS=True'),
     ({'programs': ('traim',)}, 'PROGRAMS is'),

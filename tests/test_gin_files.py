@@ -13,7 +13,9 @@ import pytest
 
 from t5x_variants import (
   activations,
+  command_line,
   gin_utils,
+  gin_values,
   sweeps,
   topologies,
   train_state,
@@ -122,7 +124,7 @@ def test_its_commands_can_be_pasted(file):
 
 def values_of(words):
   """The gin files and the bindings of a command."""
-  arguments = gin_utils.rewrite_arguments(words[3:])
+  arguments = command_line.rewrite_arguments(words[3:])
   return (
     [
       word.removeprefix(f'--{flag}=')
@@ -170,7 +172,7 @@ def test_its_commands_are_complete(file, parse_for):
       *(ROOT / name if (ROOT / name).exists() else name for name in files),
       bindings=bindings,
     )
-    assert gin_utils.missing_macros() == []
+    assert gin_values.missing() == []
 
 
 @pytest.mark.filterwarnings('ignore:.*:DeprecationWarning')
@@ -185,7 +187,7 @@ def test_it_parses_with_the_other_axes(file, parse_for):
   # A file of another axis comes last: it may override them all.
   order = [*others, *(k for k in files if k not in others)]
   parse_for(launcher(file), *(files[k] for k in order))
-  missing = gin_utils.missing_macros()
+  missing = gin_values.missing()
   text = ''.join((ROOT / f).read_text(encoding='utf-8') for f in files.values())
   for macro in missing:
     # What a file of gin/t5x needs besides, its head says.
@@ -207,7 +209,7 @@ def test_every_command_of_a_sweep_is_complete(file):
     files, bindings = values_of(['python', '-m', '', *run.arguments])
     gin.clear_config()
     parse(*(ROOT / name for name in files), bindings=bindings)
-    assert gin_utils.missing_macros() == []
+    assert gin_values.missing() == []
 
 
 def names_in(file, seen=()):
@@ -276,7 +278,7 @@ def test_what_t5x_s_files_bind_is_there(module):
 @pytest.mark.parametrize('file', of_kind('variants'))
 def test_a_variant_is_a_block_and_nothing_else(file):
   parse(file)
-  defined, used = gin_utils._macros()
+  defined, used = gin_values.defined(), gin_values.used()
   assert set(defined) == {'ACTIVATION', 'GATED'} and not used
   assert gin_utils.macro('GATED') in (True, False)
   activation = activations.get(gin_utils.macro('ACTIVATION'))

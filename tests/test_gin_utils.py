@@ -14,7 +14,15 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from t5x_variants import errors, gin_utils, train, trainer
+from t5x_variants import (
+  command_line,
+  errors,
+  gin_utils,
+  gin_values,
+  logs,
+  train,
+  trainer,
+)
 from t5x_variants.data import config as data_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -38,7 +46,7 @@ def main(*arguments):
   with flagsaver.flagsaver():
     for name in ('gin_file', 'gin_bindings', 'gin_search_paths'):
       flags.FLAGS[name].unparse()
-    gin_utils.read_flags(['train', *arguments])
+    command_line.read_flags(['train', *arguments])
     train.main()
 
 
@@ -50,7 +58,7 @@ def no_data(monkeypatch, tmp_path):
     raise AssertionError('data was opened')
 
   monkeypatch.setattr(data_config.DatasetConfig, 'open', fail)
-  monkeypatch.setattr(train.logs, 'quiet', lambda: None)
+  monkeypatch.setattr(logs, 'quiet', lambda: None)
   monkeypatch.chdir(tmp_path)  # The shipped files are found from anywhere.
 
 
@@ -220,7 +228,7 @@ def test_later_files_and_flags_win(tmp_path):
 
 
 def test_arguments_are_rewritten_and_no_others():
-  assert gin_utils.rewrite_arguments(
+  assert command_line.rewrite_arguments(
     ['x', '--gin.A=1', '--gin_file=f', "--gin.b.c='d=e'"]
   ) == ['x', '--gin_bindings=A=1', '--gin_file=f', "--gin_bindings=b.c='d=e'"]
 
@@ -228,7 +236,7 @@ def test_arguments_are_rewritten_and_no_others():
 def test_a_whole_configuration_reaches_the_trainer():
   values = [value.removeprefix('--gin.') for value in VALUES]
   gin_utils.parse(list(FILES.values()), values)
-  assert gin_utils.missing_macros() == []
+  assert gin_values.missing() == []
   assert callable(gin_utils.configured(trainer.train))
   config = gin_utils.macro('MODEL').config
   assert (config.gated, config.mlp_dim) == (True, 256)

@@ -216,9 +216,13 @@ def test_other_activations_keep_their_name():
 @pytest.mark.parametrize(
   'tool, arguments, sentence',
   [
-    ('runs', ['{tmp}'], 'no run directory: it has no metrics.jsonl'),
+    ('runs', ['{tmp}'], 'is no run directory, for it has no metrics.jsonl'),
     ('runs', ['{tmp}/none'], 'no run directory'),
-    ('runs', ['{tmp}/empty', '-o', '{tmp}/x.png'], 'No run among'),
+    ('runs', ['{tmp}/empty', '-o', '{tmp}/x.png'], 'no training record yet'),
+    ('runs', ['{tmp}', '{tmp}/empty'], 'no metrics.jsonl. .* no training'),
+    ('runs', ['{tmp}', '--wohle'], 'arguments: --wohle. Did you mean --whole'),
+    ('runs', [], 'required: RUN'),
+    ('activations', ['{tmp}', '{tmp}'], 'unrecognized arguments: '),
     ('runs', ['{tmp}', '-o', '{tmp}/no/x.png'], 'there is no folder'),
     ('runs', ['{tmp}', '-o', '{tmp}/x.docx'], 'one of .*png'),
     ('activations', ['{tmp}'], 'no run directory: it has no config.gin'),
@@ -242,6 +246,49 @@ def test_a_slip_is_one_sentence(
     tools['figures'].run(lambda: tools[tool].main(arguments))
   assert stopped.value.code == 2
   assert 'error: ' in capsys.readouterr().err
+
+
+def test_what_is_no_run_or_damaged_does_not_stop_the_others(
+  tools, three_runs, tmp_path, capsys
+):
+  for name in ('sweep', 'notes', 'new'):
+    (tmp_path / name).mkdir()
+  (tmp_path / 'loss.png').touch()
+  (tmp_path / 'new' / 'metrics.jsonl').touch()
+  damages = {
+    'byte': b'{"step": 1, "split": "train", "x": "\xff"}\n',
+    'list': b'[1, 2]\n',
+    'number': b'5\n',
+    'split': b'{"step": 1}\n',
+    'loss': b'{"step": 1, "split": "train", "loss": null}\n',
+    'rate': b'{"step": 1, "split": "train", "loss": 1.0}\n',
+  }
+  for name, line in damages.items():
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'metrics.jsonl').write_bytes(line)
+  (tmp_path / 'bad').mkdir()
+  for name in ('metrics.jsonl', 'model-info.txt'):
+    (tmp_path / 'bad' / name).write_bytes(
+      (pathlib.Path(three_runs[0]) / name).read_bytes()
+    )
+  (tmp_path / 'bad' / 'config.gin').write_bytes(b'A = "\xff"')
+  everything = sorted(map(str, tmp_path.iterdir()))
+  assert set(three_runs) < set(everything)
+  tools['runs'].main([*everything, '-o', str(tmp_path / 'x.png')])
+  printed = capsys.readouterr()
+  assert 'SwiGLU' in printed.out and 'ReLU' in printed.out
+  assert '2.1000 +- 0.1414' in printed.out
+  notes = [line for line in printed.err.splitlines() if 'left out: ' in line]
+  others = [tmp_path / name for name in ('loss.png', 'notes', 'sweep')]
+  assert notes[0] == (
+    f'note: left out: {", ".join(map(str, others))} are no run directories, '
+    'for they have no metrics.jsonl.'
+  )
+  for name in (*damages, 'bad'):
+    assert any(f'{tmp_path / name} is damaged: ' in line for line in notes)
+  assert len(notes) == 1 + len(damages) + 1 + 1
+  with pytest.raises(errors.UserError, match='list is damaged.*no record'):
+    tools['runs'].main([str(tmp_path / 'list'), '-o', f'{tmp_path}/y.png'])
 
 
 def test_without_matplotlib_it_says_what_to_install(tools, monkeypatch):

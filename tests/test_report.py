@@ -250,8 +250,12 @@ def test_all_papers_tables_can_be_printed(report, capsys, sweep, tmp_path):
 
 def test_bad_input_is_said(report, sweep, tmp_path, capsys):
   (tmp_path / 'empty').mkdir()
-  with pytest.raises(errors.UserError, match='empty is no run directory'):
-    report.main([str(sweep), str(tmp_path / 'empty')])
+  report.main([str(sweep), str(tmp_path / 'empty')])
+  printed = capsys.readouterr()
+  assert 'no run directory, with a metrics.jsonl, in' in printed.err
+  assert '| **ReLU** |' in printed.out
+  with pytest.raises(errors.UserError, match='no run directory, .*empty'):
+    report.main([str(tmp_path / 'empty')])
   with pytest.raises(errors.UserError, match='none; choose of glu_1'):
     report.main([str(sweep), '--table=glu_9'])
   with pytest.raises(errors.UserError, match='cannot be written'):

@@ -24,7 +24,8 @@ FLOORS = [
   {'network'},
   {'for_t5x', 'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
   | {'flops', 'collectives', 'topologies', 'peers', 'remote'}
-  | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'},
+  | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'}
+  | {'command_line', 'gin_values', 'host_flags'},
   {'train_state', 'gin_utils', 'runs', 'throughput', 'profiling', 'sweeps'}
   | {'hosts'}
   | {'selection', 'task_metrics'},
@@ -138,7 +139,7 @@ def test_kernels_and_activations_know_no_model_library():
 def test_where_gin_and_tensorflow_may_be_imported(path):
   roots = {name.split('.')[0] for name in imported(path)}
   where = room(name_of(path))
-  if where not in ENTRY_POINTS | {'gin_utils', 'gin_hints'}:
+  if where not in ENTRY_POINTS | {'gin_utils', 'gin_hints', 'gin_values'}:
     assert 'gin' not in roots
   if where != 'data':
     assert not roots & TENSORFLOW

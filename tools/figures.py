@@ -1,10 +1,13 @@
-"""What the plot tools share: figures without a display, and their errors."""
+"""What the tools for runs share: arguments, records, figures, errors."""
 
+import argparse
+import difflib
+import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from t5x_variants import errors, logs
+from t5x_variants import errors, logs, metrics
 
 # Okabe and Ito's colours, told apart by colour-blind readers too, without
 # the yellow that is lost on white.
@@ -91,13 +94,53 @@ def table(rows: list[tuple[str, ...]]) -> str:
   )
 
 
-def run(main: Callable[[], None]) -> None:
-  """Runs a tool; a user's slip ends in one sentence and exit status 2."""
-  logs.quiet()
+class Parser(argparse.ArgumentParser):
+  """A tool's arguments; a wrong one is answered by one sentence."""
+
+  def __init__(self, description: str):
+    """Takes the tool's docstring, which --help prints as it is."""
+    super().__init__(
+      description=description,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+    )
+
+  def error(self, message: str):
+    """Raises a `UserError` of argparse's words."""
+    given = message.rpartition(' ')[2].partition('=')[0]
+    near = difflib.get_close_matches(given, self._option_string_actions, n=1)
+    hint = f' Did you mean {near[0]}?' if near and near[0] != given else ''
+    raise errors.UserError(
+      f'{message[0].upper()}{message[1:]}.{hint} See --help.'
+    )
+
+
+def records(
+  run: str | os.PathLike, split: str, needed: Iterable[str] = ()
+) -> list[dict]:
+  """A run's records of one split, each with the numbers that are needed.
+
+  Raises:
+    errors.UserError: the folder is no run directory, or what it has recorded
+      is damaged.
+  """
   try:
-    main()
-  except errors.UserError as error:
-    # gin adds where in the configuration a call stood.
-    sentence = str(error).split('\n  In call to configurable')[0]
-    print(f'error: {sentence}', file=sys.stderr)
-    raise SystemExit(2) from None
+    found = metrics.read(run, split)
+    if all(isinstance(r[n], int | float) for r in found for n in needed):
+      return found
+  except errors.UserError:
+    raise
+  except (ValueError, TypeError, KeyError):
+    pass  # No text, no object, or not what a record has.
+  raise errors.UserError(
+    f'{run} is damaged: its metrics.jsonl has a line that is no record.'
+  )
+
+
+def run(
+  main: Callable[[], None],
+  sentence: Callable[[errors.UserError], str] = str,
+) -> None:
+  """Runs a tool; see `errors.exit_status` for the arguments and the status."""
+  logs.quiet()
+  sys.exit(errors.exit_status(main, sentence))

@@ -16,7 +16,6 @@ Read are config.gin and the newest checkpoint of the run directory; the data
 is the run's own. It runs on a CPU unless JAX_PLATFORMS says otherwise.
 """
 
-import argparse
 import dataclasses
 import os
 import pathlib
@@ -285,9 +284,7 @@ def _digits(vector: np.ndarray) -> list[str]:
 
 def main(arguments: list[str] | None = None):
   """Reads the run, prints the table, writes the picture; returns it."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = figures.Parser(__doc__)
   parser.add_argument('run', metavar='RUN', help='a run directory')
   parser.add_argument(
     '-o',
@@ -314,8 +311,7 @@ def main(arguments: list[str] | None = None):
       f'--batches is {options.batches}; it must be at least 1.'
     )
   runs.newest_checkpoint(options.run)
-  gin_utils.parse([str(config)])
-  model = gin_utils.macro('MODEL')
+  model, _ = gin_utils.read_model([str(config)])
   activation = model.config.activation
   step, params = read_params(options.run, model)
   layers = observe(model, params, read_batches(options.batches))
@@ -329,4 +325,4 @@ def main(arguments: list[str] | None = None):
 
 
 if __name__ == '__main__':
-  figures.run(main)
+  figures.run(main, gin_utils.sentence)

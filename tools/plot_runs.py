@@ -14,15 +14,15 @@ evaluation, checkpoints and the hours between a stop and a restart are not in
 it.
 """
 
-import argparse
 import dataclasses
 import pathlib
 import re
+from collections.abc import Sequence
 
 import figures
 import numpy as np
 
-from t5x_variants import errors, metrics, runs
+from t5x_variants import errors, runs
 
 # Settings that change what is written down, not what is learned. Runs of one
 # variant may differ in them.
@@ -36,6 +36,9 @@ _INDIFFERENT = {
   'KEEP_PERIOD',
   'PROFILE_STEPS',
 }
+# Numbers that records have, see `metrics`.
+_OF_ALL = ('step', 'loss')
+_OF_TRAINING = (*_OF_ALL, 'seconds_per_step', 'tokens_per_second')
 _UNITS = (
   ('seconds', 1.0, 300.0),
   ('minutes', 60.0, 3 * 3600.0),
@@ -100,18 +103,44 @@ class Curve:
     return self.loss.std(0, ddof=1)
 
 
-def read(folder: str) -> Run | None:
-  """Reads a run directory; None when it has no training record yet."""
-  train = metrics.read(folder, 'train')
-  if not train:
-    figures.note(f'{folder} has no training record yet and is left out.')
-    return None
-  return Run(
-    pathlib.Path(folder),
-    runs.settings(folder),
-    train,
-    metrics.read(folder, 'eval'),
-  )
+def read(folders: Sequence[str]) -> list[Run]:
+  """Reads run directories; a note tells which are left out, and why.
+
+  Raises:
+    errors.UserError: nothing is left.
+  """
+  found, others, notes = [], [], []
+  for folder in dict.fromkeys(folders):
+    if not (pathlib.Path(folder) / 'metrics.jsonl').exists():
+      others.append(folder)
+      continue
+    try:
+      train = figures.records(folder, 'train', _OF_TRAINING)
+      held_out = figures.records(folder, 'eval', _OF_ALL)
+      settings = runs.settings(folder)
+    except errors.UserError as error:
+      notes.append(str(error))
+      continue
+    except UnicodeDecodeError:
+      notes.append(f'{folder} is damaged: its config.gin is no text.')
+      continue
+    if train:
+      found.append(Run(pathlib.Path(folder), settings, train, held_out))
+    else:
+      notes.append(
+        f'{folder} has no training record yet; one is written every '
+        'LOG_PERIOD steps.'
+      )
+  if others:
+    one = 'is no run directory, for it has'
+    several = 'are no run directories, for they have'
+    which = several if len(others) > 1 else one
+    notes.insert(0, f'{", ".join(others)} {which} no metrics.jsonl.')
+  if not found:
+    raise errors.UserError(' '.join(notes))
+  for text in notes:
+    figures.note(f'left out: {text}')
+  return found
 
 
 def group(found: list[Run]) -> dict[str, list[Run]]:
@@ -374,9 +403,7 @@ def _split(found: list[Run]) -> str:
 
 def main(arguments: list[str] | None = None):
   """Reads the runs, prints the table, writes the picture; returns it."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = figures.Parser(__doc__)
   parser.add_argument('runs', nargs='+', metavar='RUN', help='a run directory')
   parser.add_argument(
     '-o',
@@ -394,13 +421,7 @@ def main(arguments: list[str] | None = None):
   )
   options = parser.parse_args(arguments)
   output = figures.check_output(options.o)
-  folders = list(dict.fromkeys(options.runs))
-  found = [run for run in map(read, folders) if run]
-  if not found:
-    raise errors.UserError(
-      f'No run among {", ".join(folders)} has a training record yet; one is '
-      'written every LOG_PERIOD steps.'
-    )
+  found = read(options.runs)
   split = _split(found)
   groups = group(found)
   _say_what_differs(groups, split)

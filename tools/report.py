@@ -22,7 +22,6 @@ repetitions where d is about normal. It is not corrected for how many
 differences a table has, and it knows only the variation that the seeds have.
 """
 
-import argparse
 import dataclasses
 import json
 import math
@@ -34,7 +33,7 @@ from collections.abc import Mapping, Sequence
 import figures
 import scipy.stats
 
-from t5x_variants import errors, metrics, runs
+from t5x_variants import errors, runs
 
 PAPERS = pathlib.Path(__file__).with_name('paper_tables.json')
 CONFIDENCE = 0.95
@@ -126,17 +125,22 @@ def find(paths: Sequence[str]) -> list[pathlib.Path]:
   """The run directories among and below the folders.
 
   Raises:
-    errors.UserError: a folder neither is one nor has one below it.
+    errors.UserError: there is none. Of several folders, one without a run is
+      left out with a note.
   """
-  found = {}
+  found, empty = {}, []
   for path in map(pathlib.Path, paths):
     below = sorted(file.parent for file in path.rglob('metrics.jsonl'))
-    if not below:
-      raise errors.UserError(
-        f'{path} is no run directory and has none below it: none has a '
-        'metrics.jsonl.'
-      )
     found |= {folder.resolve(): folder for folder in below}
+    if not below:
+      empty.append(str(path))
+  sentence = (
+    f'There is no run directory, with a metrics.jsonl, in {", ".join(empty)}.'
+  )
+  if not found:
+    raise errors.UserError(sentence)
+  if empty:
+    figures.note(sentence)
   return list(found.values())
 
 
@@ -156,7 +160,9 @@ def read(folder: pathlib.Path) -> Result | None:
       f'{folder}: its config.gin sets no ACTIVATION and GATED, so that it is '
       'the run of no variant.'
     )
-  tested, evaluated = (metrics.read(folder, s) for s in ('test', 'eval'))
+  tested, evaluated = (
+    figures.records(folder, split, ['step']) for split in ('test', 'eval')
+  )
   values = best(
     list(map(with_averages, tested[-1:] or [r for r in evaluated if r['step']]))
   )
@@ -437,9 +443,7 @@ def write(path: str, text: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
   """Reads the runs and prints or writes the tables."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = figures.Parser(__doc__)
   parser.add_argument(
     'runs', nargs='+', metavar='RUN', help='run directories, or folders of them'
   )

@@ -13,6 +13,7 @@ Tasks and mixtures are seqio's, with seqio's metrics: every task's
 """
 
 import difflib
+from collections.abc import Sequence
 
 from t5x_variants.data import glue, recipes, squad, super_glue, tasks
 from t5x_variants.errors import UserError
@@ -101,7 +102,7 @@ def rates(task, maximum: float = 2**19) -> dict[str, float]:
 
 
 def register(
-  task,
+  task: str | Sequence[str],
   vocabulary,
   glue_folder: str | None = None,
   super_glue_folder: str | None = None,

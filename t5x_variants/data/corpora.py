@@ -11,6 +11,7 @@ what a document is and what is skipped in `documents`.
 """
 
 import os
+from collections.abc import Sequence
 
 from t5x_variants.data import documents as documents_lib
 from t5x_variants.data import embedded as embedded_lib
@@ -106,8 +107,8 @@ def embedded(validation_fraction: float = 0.05) -> sources.DocumentSource:
 
 
 def text_files(
-  pattern,
-  validation_pattern=None,
+  pattern: str | Sequence[str],
+  validation_pattern: str | Sequence[str] | None = None,
   validation_fraction: float = 0.01,
   document: str = 'blank_line',
 ) -> sources.DocumentSource:
@@ -138,8 +139,8 @@ def text_files(
 
 
 def json_lines(
-  pattern,
-  validation_pattern=None,
+  pattern: str | Sequence[str],
+  validation_pattern: str | Sequence[str] | None = None,
   validation_fraction: float = 0.01,
   field: str = 'text',
 ) -> sources.DocumentSource:
@@ -166,8 +167,8 @@ def json_lines(
 
 
 def pairs(
-  pattern,
-  validation_pattern=None,
+  pattern: str | Sequence[str],
+  validation_pattern: str | Sequence[str] | None = None,
   validation_fraction: float = 0.1,
 ) -> sources.DocumentSource:
   """Inputs and targets: JSON lines with the strings `inputs` and `targets`.

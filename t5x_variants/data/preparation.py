@@ -17,7 +17,7 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from array_record.python import array_record_module
@@ -74,7 +74,9 @@ class Preparation:
 
 
 def configure(
-  mixture_or_task_name: str, task_feature_lengths, output: str
+  mixture_or_task_name: str,
+  task_feature_lengths: Mapping[str, int],
+  output: str,
 ) -> Preparation:
   """Looks at a task and says what is to be written; reads nothing yet.
 

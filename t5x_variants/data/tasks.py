@@ -17,7 +17,7 @@ its `postprocess_fn`.
 import functools
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from t5x_variants.data import answers, documents, noise
 from t5x_variants.data import span_corruption as corruption
@@ -235,9 +235,9 @@ def text_to_text(
   vocabulary,
   name: str | None = None,
   prefix: str = '',
-  metric_fns=(),
-  labels=None,
-  postprocess_fn=None,
+  metric_fns: Sequence[str | Callable] = (),
+  labels: Sequence[str] | None = None,
+  postprocess_fn: Callable | None = None,
 ) -> str:
   """Registers pairs of inputs and targets; again the same, again the name.
 
