@@ -4,6 +4,7 @@ A traceback is for defects of the program, never for a wrong name or a wrong
 value.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -53,8 +54,9 @@ def exit_status(
     sentence: what to print of a `UserError`.
 
   Returns:
-    0; 2 after a `UserError`, whose sentence is printed; 130 after Ctrl-C, as
-    shells count; 141 when nobody reads the output any more, as `head` does.
+    0; 2 after a `UserError`, whose sentence is printed, and after a full disk;
+    130 after Ctrl-C, as shells count; 141 when nobody reads the output any
+    more, as `head` does.
   """
   try:
     main()
@@ -69,4 +71,14 @@ def exit_status(
     # Python flushes once more at the end, and would fail once more.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+      raise
+    where = f' for {error.filename}' if error.filename else ''
+    print(
+      f'error: There is no room{where} ({reason(error)}). What was complete is '
+      'intact; make room, then start the same command again.',
+      file=sys.stderr,
+    )
+    return 2
   return 0

@@ -68,6 +68,8 @@ def evaluate(
     errors.UserError: wrong input, or no example in the split.
   """
   partitioning.check_batch(dataset.batch_size, mesh, num_microbatches)
+  _check_output('EVAL_OUTPUT', output)
+  _check_output('PREDICTIONS_OUTPUT', predictions_output)
   with jax.set_mesh(mesh), nn.logical_axis_rules(logical_axis_rules):
     step, params = placed.load(model, checkpoint, mesh, logical_axis_rules)
     batches = dataset.open()
@@ -223,6 +225,14 @@ def _lines(tasks: Sequence, predictions: Mapping[str, list[str]]) -> str:
     )
   )
   return ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in records)
+
+
+def _check_output(what: str, output: str | None) -> None:
+  """Refuses a folder before there is something to write."""
+  if output is not None and os.path.isdir(os.path.expanduser(output)):
+    raise errors.UserError(
+      f'{what} is {output!r}, which is a folder: name a file in it.'
+    )
 
 
 def _write(what: str, output: str, text: str) -> None:

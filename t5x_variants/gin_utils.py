@@ -334,10 +334,13 @@ def run(main: Callable[[], None]) -> None:
 def sentence(error: errors.UserError) -> str:
   """An error's words, with macros for the parameters they are bound to.
 
-  A library names its argument in the form 'name=value'; a user knows the macro.
+  A function names its argument as 'name=value', 'The name is value' or, after
+  the macro of the shipped files, 'NAME is value'; a user knows the macro that
+  the argument is bound to.
   """
   # gin adds in which calls an error was raised, for its own traceback.
   text = str(error).split('\n  In call to configurable')[0]
   for name, macro in gin_values.macros_by_parameter().items():
     text = re.sub(rf'(?<![\w./-]){name}=', f'{macro}=', text)
+    text = re.sub(rf'\b(The {name}|{name.upper()}) is ', f'{macro} is ', text)
   return text

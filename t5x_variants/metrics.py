@@ -333,11 +333,12 @@ def _record(line: bytes) -> dict | None:
 def read(run: str | os.PathLike, split: str | None = None) -> list[dict]:
   """The records of a run directory, of one split or of all.
 
-  Lines that are no records are left out: a run that is still going on may have
-  half written its last one.
+  Lines that are no records are left out, which the log says: but for the last
+  one, which a run that is still going on may have half written.
 
   Raises:
-    errors.UserError: the folder has no metrics.jsonl, or it cannot be read.
+    errors.UserError: the folder has no metrics.jsonl, or it cannot be read, or
+      has no record in several lines.
   """
   path = remote.folder(run) / 'metrics.jsonl'
   if not path.exists():
@@ -348,12 +349,23 @@ def read(run: str | os.PathLike, split: str | None = None) -> list[dict]:
     with path.open('rb') as file:
       # Not parsed at all where the split cannot be the one wanted.
       mark = f'"{split}"'.encode() if split else b''
-      found = (_record(line) for line in file if mark in line)
-      return [r for r in found if r and split in (None, r['split'])]
+      lines = [line for line in file if mark in line or b'"split"' not in line]
   except OSError as error:
     raise errors.UserError(
       f'{path} cannot be read: {errors.reason(error)}.'
     ) from error
+  found = [_record(line) for line in lines]
+  damaged = sum(
+    not record and bool(line.strip())
+    for record, line in zip(found[:-1], lines[:-1], strict=True)
+  )
+  if damaged and not any(found):
+    raise errors.UserError(
+      f'{path} is damaged: none of its {len(lines)} lines is a record.'
+    )
+  if damaged:
+    say(f'{path}: {damaged} line(s) are no records and are left out.')
+  return [r for r in found if r and split in (None, r['split'])]
 
 
 def last_step(run: str | os.PathLike) -> int | None:

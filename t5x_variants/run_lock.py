@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import IO
 
 from etils import epath
 
@@ -38,24 +39,44 @@ def held(folder: pathlib.Path | epath.Path) -> Iterator[None]:
     with _held_in_bucket(folder / _NAME):
       yield
     return
-  with (folder / _NAME).open('a+', encoding='utf-8') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      file.seek(0)
-      raise _in_use(folder, _read(file.read())) from error
-    except OSError as error:
-      logs.say(
-        f'{folder} is on a file system without locks '
-        f'({errors.reason(error)}): a second run in it would not be noticed.'
-      )
+  with _locked(folder) as file:
     file.truncate(0)
     file.write(_mine())
     file.flush()
     try:
       yield
     finally:
-      file.truncate(0)
+      # While it is locked: who waits for this file looks for its name again.
+      (folder / _NAME).unlink(missing_ok=True)
+
+
+def _locked(folder: pathlib.Path) -> IO[str]:
+  """The file `lock`, open and locked.
+
+  Raises:
+    errors.UserError: it is locked.
+  """
+  path = folder / _NAME
+  while True:
+    file = path.open('a+', encoding='utf-8')
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      found = _read(file.read())
+      file.close()
+      raise _in_use(folder, found) from error
+    except OSError as error:
+      logs.say(
+        f'{folder} is on a file system without locks '
+        f'({errors.reason(error)}): a second run in it would not be noticed.'
+      )
+      return file
+    # The one before may have removed the name between the two calls.
+    with contextlib.suppress(FileNotFoundError):
+      if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+        return file
+    file.close()
 
 
 @contextlib.contextmanager
@@ -95,7 +116,8 @@ def _wait_for(path: epath.Path) -> None:
     now = _read(path.read_text()) if path.exists() else None
     if now is None:
       return
-    if now != first:
+    # One that is just being written has no text yet.
+    if now and now != first:
       raise _in_use(path.parent, now)
 
 

@@ -4,11 +4,13 @@ Neither gin nor jax is imported, so that a table of many runs is quick and
 needs nothing of what the runs needed. What else a run wrote: `metrics.read`.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import secrets
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 
 from etils import epath
 
@@ -190,3 +192,26 @@ def write_text(path: pathlib.Path | epath.Path, text: str) -> None:
       f'{path} cannot be written: {errors.reason(error)}. The checkpoints are '
       'intact; make room, then start the same command again.'
     ) from error
+
+
+@contextlib.contextmanager
+def removed_if_unused(model_dir: str) -> Iterator[None]:
+  """Leaves no empty folder behind when a run is refused.
+
+  Args:
+    model_dir: MODEL_DIR. Where a `UserError` ends what is inside this context,
+      the folders that were made for it are removed again, unless there is a
+      file in them.
+  """
+  if remote.is_remote(model_dir):
+    yield
+    return
+  folder = remote.folder(model_dir)
+  wanted = (folder / 'checkpoints', folder, *folder.parents)
+  made = [path for path in wanted if not path.exists()]
+  try:
+    yield
+  except errors.UserError:
+    if made and not any(p.is_file() for p in made[-1].rglob('*')):
+      shutil.rmtree(made[-1], ignore_errors=True)
+    raise

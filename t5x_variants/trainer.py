@@ -156,7 +156,7 @@ def train(
     if best_metric is not None:
       best.check(*evaluate.names())
     test = evaluation(_test_dataset(eval_dataset, test_split))
-    # Nothing was written so far: what is refused leaves no folder.
+    stack.enter_context(runs.removed_if_unused(model_dir))
     folder = runs.make_folder(model_dir)
     hosts.check_shared(folder)
     first = jax.process_index() == 0

@@ -116,7 +116,10 @@ FILES = {
     train('--gin_file=gin/t5x/pretrain.gin'),
     ['gin/t5x/pretrain.gin', 'python -m t5x.train', 'gin/runs'],
   ),
-  'an empty name of a gin file': (train('--gin_file='), ['--gin_file', "''"]),
+  'an empty name of a gin file': (
+    train('--gin_file='),
+    ['--gin_file= names no file', '--gin_file=FILE'],
+  ),
   'two shipped model files': (
     ['train', '--gin_file=gin/models/tiny.gin']
     + ['--gin_file=gin/models/t5_1_1_small.gin'],

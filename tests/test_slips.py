@@ -44,6 +44,7 @@ class World:
   Attributes:
     folder: see tests/slips.py for what is in it.
     pipe: where some commands look for a file, and wait.
+    opened: its ends for writing; while one is open they wait.
     printed: what the last command prints, files by 'stdout' and 'stderr'.
     process: the last command's number.
     seconds: CPU time of all commands so far.
@@ -53,6 +54,7 @@ class World:
     self.folder = folder / 'world'
     self.printed = {name: folder / name for name in ('stdout', 'stderr')}
     self.pipe = self.folder / 'pipe'
+    self.opened = []
     self.process, self.seconds = 0, 0.0
     self._server = subprocess.Popen(
       [
@@ -194,9 +196,9 @@ def has_children(world):
 
 
 def reads_the_pipe(world):
-  """Whether the command has opened it, and so waits for what it will bring."""
+  """Whether the command has opened it; from then on it waits for a line."""
   try:
-    os.close(os.open(world.pipe, os.O_WRONLY | os.O_NONBLOCK))
+    world.opened.append(os.open(world.pipe, os.O_WRONLY | os.O_NONBLOCK))
   except OSError:
     return False
   return True
@@ -220,22 +222,28 @@ def test_ctrl_c_ends_it_with_one_line_and_status_130(world, name):
   os.mkfifo(world.pipe)
   (world.folder / 'run_of_pipe').mkdir()
   (world.folder / 'run_of_pipe/metrics.jsonl').symlink_to(world.pipe)
+  shutil.copy(
+    world.folder / 'runs/relu/config.gin', world.folder / 'run_of_pipe'
+  )
   # A terminal where nobody types.
   os.mkfifo(world.folder / 'terminal')
   terminal = os.open(world.folder / 'terminal', os.O_RDWR)
   try:
     world.start(argv, str(world.folder / 'terminal'))
     while not ready(world):
-      assert psutil.pid_exists(world.process)
+      assert psutil.pid_exists(world.process), world.ended()
       time.sleep(0.01)
     processes = psutil.Process(world.process).children(recursive=True)
     os.kill(world.process, signal.SIGINT)
     status, _, told = world.ended()
-    assert told.splitlines()[-1] == 'Interrupted.' and 'Traceback' not in told
+    assert told.splitlines()[-1] == 'Interrupted.', told
+    assert 'Traceback' not in told
     assert status == 130
     assert psutil.wait_procs(processes, timeout=30)[1] == []
   finally:
     os.close(terminal)
+    while world.opened:
+      os.close(world.opened.pop())
     for path in ('new', 'runs/mine', 'run_of_pipe'):
       shutil.rmtree(world.folder / path, ignore_errors=True)
     world.pipe.unlink()

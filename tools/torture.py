@@ -127,6 +127,8 @@ class Run:
 
   def words(self) -> str:
     """What the last process has printed."""
+    if not self.log.exists():
+      return ''
     return self.log.read_bytes()[self.log_begin :].decode(errors='replace')
 
   def records(self) -> list[tuple]:
