@@ -21,15 +21,17 @@ Printed for each kind of round, as a table:
               sentence, or a traceback
   silent      damaged checkpoints whose values were used
 
-`--flips=N` adds N rounds that flip one bit of a checkpoint. The exit status is
-1 if any of these counts is not 0; the folders of such runs are kept. Processes
-are forks of one that has imported what they import, and share compiled
-programs, so that a round takes some seconds of CPU time.
+`--flips=N` flips N single bits of a checkpoint besides, and restores it after
+each: in one process, which a round is not. The exit status is 1 if any of these
+counts is not 0; the folders of such runs are kept. The processes of rounds are
+forks of one that has imported what they import, and share compiled programs, so
+that a round takes some seconds of CPU time.
 """
 
 import argparse
 import concurrent.futures
 import dataclasses
+import logging
 import os
 import pathlib
 import random
@@ -38,6 +40,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 
@@ -106,7 +109,7 @@ class Run:
       (p for p in found if p.name.isdigit()), key=lambda p: int(p.name)
     )
 
-  def start(self, settings=(), flags=(), **options):
+  def start(self, settings=(), flags=(), output=None, **options):
     """Starts the command with some settings changed."""
     self.log.touch()
     self.log_begin = self.log.stat().st_size
@@ -119,7 +122,7 @@ class Run:
         f'--gin.MODEL_DIR={str(self.folder)!r}',
         *flags,
       ],
-      output=self.log,
+      output=output or self.log,
       folder=ROOT,
       environment=self.environment,
       **options,
@@ -197,8 +200,9 @@ def send_signal(run: Run) -> None:
   """SIGTERM or Ctrl-C, which save; before the first step they end it."""
   process = run.start()
   number = run.draw.choice([signal.SIGTERM, signal.SIGINT])
-  if run.draw.random() < 0.7:
-    wait_until(lambda: '\nstep ' in run.words(), process)
+  # The first word means that it has begun to be the command.
+  word = '\nstep ' if run.draw.random() < 0.7 else '\n'
+  wait_until(lambda: word in run.words(), process)
   time.sleep(run.draw.random() * 0.2)
   if process.exitcode is None:
     os.kill(process.pid, number)
@@ -206,9 +210,30 @@ def send_signal(run: Run) -> None:
 
 
 def fill_the_disk(run: Run) -> None:
-  """No file can grow beyond some size: for a while, or for good."""
+  """No file can grow beyond some size."""
   limit = int(10 ** run.draw.uniform(1, 5))
-  expect(run, wait(run.start(file_size=limit)), (0, 2))
+  # What is printed goes through a pipe: the limit would hold for a file.
+  pipe = run.folder.with_suffix('.pipe')
+  os.mkfifo(pipe)
+  opened = os.open(pipe, os.O_RDWR)
+
+  def copy() -> None:
+    with run.log.open('ab', buffering=0) as log:
+      while (text := os.read(opened, 1 << 16)) != b'\0':
+        log.write(text.removesuffix(b'\0'))
+        if text.endswith(b'\0'):
+          return
+
+  thread = threading.Thread(target=copy)
+  thread.start()
+  try:
+    status = wait(run.start(file_size=limit, output=pipe))
+  finally:
+    os.write(opened, b'\0')
+    thread.join()
+    os.close(opened)
+    pipe.unlink()
+  expect(run, status, (0, 2))
 
 
 def damage_a_file(run: Run) -> None:
@@ -472,14 +497,83 @@ def campaign(
   return done
 
 
-def draw_kinds(rounds: int, flips: int, seed: int) -> list[str]:
+def flips(whole: pathlib.Path, count: int, seed: int) -> str:
+  """Flips single bits of the newest step in a folder of checkpoints.
+
+  Returns:
+    A line; '' without flips.
+
+  Raises:
+    Failure: a step with a flipped bit gave other values, or the one before it
+      was not used.
+  """
+  if not count:
+    return ''
+  import jax
+  import numpy as np
+  import orbax.checkpoint as ocp
+
+  from t5x_variants import checkpoints
+
+  logging.getLogger('t5x_variants').setLevel(logging.ERROR)
+  draw = random.Random(seed)
+  steps = sorted(int(p.name) for p in whole.iterdir() if p.name.isdigit())
+  files = sorted(p for p in (whole / f'{steps[-1]}').rglob('*') if p.is_file())
+  files = [path for path in files if path.stat().st_size]
+  # A bit of any file is as likely as its share of the bytes.
+  sizes = [path.stat().st_size for path in files]
+
+  class Position:
+    """Checksums are looked at before it would be read."""
+
+    def restore(self, directory):
+      del directory
+
+  def restored():
+    with checkpoints.Checkpoints(whole, max_to_keep=None) as saved:
+      return jax.device_get(saved.restore_latest(abstract, Position()))
+
+  def same(one, other) -> bool:
+    return all(
+      jax.tree.leaves(
+        jax.tree.map(lambda x, y: np.array_equal(x, y), one, other)
+      )
+    )
+
+  with ocp.StandardCheckpointer() as reader:
+    metadata = reader.metadata(whole / f'{steps[-1]}' / 'state')
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  abstract = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+    metadata.item_metadata.tree,
+  )
+  newest = restored()
+  aside = whole / f'{steps[-1]}.aside'
+  (whole / f'{steps[-1]}').rename(aside)
+  before = restored()
+  aside.rename(whole / f'{steps[-1]}')
+  if same(newest, before):
+    raise Failure('two steps are the same, so that nothing can be told')
+  for number in range(count):
+    (path,) = draw.choices(files, sizes)
+    content = bytearray(path.read_bytes())
+    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    original = path.read_bytes()
+    path.write_bytes(content)
+    if not same(restored(), before):
+      raise Failure(f'bit {number} was not seen, in {path}')
+    (whole / f'unreadable-{steps[-1]}').rename(whole / f'{steps[-1]}')
+    path.write_bytes(original)
+  if not same(restored(), newest):
+    raise Failure('the checkpoint is not what it was before the flips')
+  return f'{count} flipped bits: 0 used unseen; the step before was taken.'
+
+
+def draw_kinds(rounds: int, seed: int) -> list[str]:
   """The kinds of all rounds, in a random order, each about by its weight."""
   draw = random.Random(seed)
   weights = [weight for _, weight in KINDS.values()]
-  kinds = draw.choices(list(KINDS), weights, k=rounds)
-  kinds += ['flipped bit'] * flips
-  draw.shuffle(kinds)
-  return kinds
+  return draw.choices(list(KINDS), weights, k=rounds)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -503,10 +597,12 @@ def main(arguments: list[str] | None = None) -> int:
     # One thread: many of these processes share few cores.
     'XLA_FLAGS': '--xla_cpu_multi_thread_eigen=false',
   }
-  kinds = draw_kinds(chosen.rounds, chosen.flips, chosen.seed)
+  kinds = draw_kinds(chosen.rounds, chosen.seed)
   expected = {False: undisturbed(folder, env, hosts=False)}
   if _HOSTS in kinds:
     expected[True] = undisturbed(folder, env, hosts=True)
+  # After the first run: the fork server must not have computed anything.
+  print(flips(folder / 'undisturbed-False/checkpoints', chosen.flips, 0))
   begun = time.monotonic()
   with concurrent.futures.ThreadPoolExecutor(chosen.processes) as pool:
     parts = [
