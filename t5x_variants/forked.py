@@ -3,7 +3,9 @@
 Importing JAX and what training needs costs some CPU seconds for each process.
 Here it is paid once: the standard library's fork server imports the modules,
 computes nothing, and forks for each command. A command is otherwise as a shell
-runs it: a process of its own with its own flags, output and exit status.
+runs it: a process of its own with its own flags, output and exit status. Its
+environment is that of the first command's start: libraries read it when they
+are imported.
 """
 
 import atexit
@@ -17,7 +19,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 # What training imports; no command, since importing one defines its flags.
 TRAINING = (
@@ -57,7 +59,6 @@ def start(
   *,
   output: str | os.PathLike,
   folder: str | os.PathLike = '.',
-  environment: Mapping[str, str] | None = None,
   file_size: int | None = None,
   modules: tuple[str, ...] = TRAINING,
 ) -> multiprocessing.Process:
@@ -67,7 +68,6 @@ def start(
     arguments: the command, 't5x_variants.train', and its arguments.
     output: the file to which standard output and error are appended.
     folder: the working folder.
-    environment: variables to set for it.
     file_size: bytes that its files may have, as a disk that is full would
       have it; None: any number.
     modules: what the server imports; it is started with the first command.
@@ -81,7 +81,6 @@ def start(
       list(arguments),
       os.fspath(pathlib.Path(output).absolute()),
       os.path.abspath(folder),
-      dict(environment or {}),
       file_size,
     ),
   )
@@ -89,12 +88,11 @@ def start(
   return process
 
 
-def _run(arguments, output, folder, environment, file_size) -> None:
+def _run(arguments, output, folder, file_size) -> None:
   """Becomes the command, and ends with its exit status."""
   # A terminal's Ctrl-C is for the one who started this process.
   os.setsid()
   signal.signal(signal.SIGINT, signal.default_int_handler)
-  os.environ.update(environment)
   os.chdir(folder)
   opened = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
   for number in (1, 2):

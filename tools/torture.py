@@ -92,7 +92,6 @@ class Run:
 
   folder: pathlib.Path
   draw: random.Random
-  environment: dict
   log_begin: int = 0
 
   @property
@@ -124,7 +123,6 @@ class Run:
       ],
       output=output or self.log,
       folder=ROOT,
-      environment=self.environment,
       **options,
     )
 
@@ -371,7 +369,7 @@ class Campaign:
   """Rounds in runs of its own, one after another, and their counts."""
 
   def __init__(
-    self, folder: pathlib.Path, expected: dict[bool, list], seed: int, env: dict
+    self, folder: pathlib.Path, expected: dict[bool, list], seed: int
   ):
     """Prepares for the first round.
 
@@ -379,11 +377,9 @@ class Campaign:
       folder: where the runs are written.
       expected: records of an undisturbed run, by whether two hosts trained.
       seed: of all that is drawn.
-      env: variables of the processes.
     """
     self._folder, self._expected = folder, expected
     self._draw = random.Random(seed)
-    self._environment = env
     self._number = 0
     self.counts = {kind: dict.fromkeys(COUNTS, 0) for kind in KINDS}
     self.kept: list[str] = []
@@ -391,9 +387,7 @@ class Campaign:
 
   def _new_run(self) -> Run:
     self._number += 1
-    return Run(
-      self._folder / f'run-{self._number}', self._draw, self._environment
-    )
+    return Run(self._folder / f'run-{self._number}', self._draw)
 
   def round(self, kind: str) -> None:
     """Disturbs a run, lets it go on, and counts what that cost."""
@@ -471,18 +465,18 @@ class Campaign:
     )
 
 
-def undisturbed(folder: pathlib.Path, env: dict, hosts: bool) -> list:
+def undisturbed(folder: pathlib.Path, hosts: bool) -> list:
   """The records of a run that nothing disturbs."""
-  run = Run(folder / f'undisturbed-{hosts}', random.Random(0), env)
+  run = Run(folder / f'undisturbed-{hosts}', random.Random(0))
   expect_all(run, start_hosts(run) if hosts else [run.start()])
   return run.records()
 
 
 def campaign(
-  folder: pathlib.Path, kinds: list[str], expected: dict, seed: int, env: dict
+  folder: pathlib.Path, kinds: list[str], expected: dict, seed: int
 ) -> tuple[dict, list[str]]:
   """Does rounds of these kinds; the counts, and folders that were kept."""
-  done = Campaign(folder, expected, seed, env)
+  done = Campaign(folder, expected, seed)
   begun = time.monotonic()
   for number, kind in enumerate(kinds, 1):
     done.round(kind)
@@ -589,7 +583,8 @@ def main(arguments: list[str] | None = None) -> int:
   chosen = parser.parse_args(arguments)
   folder = chosen.folder or pathlib.Path(tempfile.mkdtemp(prefix='torture-'))
   folder.mkdir(parents=True, exist_ok=True)
-  env = {
+  # Before the first process: they all have the environment of now.
+  os.environ |= {
     'JAX_PLATFORMS': 'cpu',
     'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
@@ -598,9 +593,9 @@ def main(arguments: list[str] | None = None) -> int:
     'XLA_FLAGS': '--xla_cpu_multi_thread_eigen=false',
   }
   kinds = draw_kinds(chosen.rounds, chosen.seed)
-  expected = {False: undisturbed(folder, env, hosts=False)}
+  expected = {False: undisturbed(folder, hosts=False)}
   if _HOSTS in kinds:
-    expected[True] = undisturbed(folder, env, hosts=True)
+    expected[True] = undisturbed(folder, hosts=True)
   # After the first run: the fork server must not have computed anything.
   print(flips(folder / 'undisturbed-False/checkpoints', chosen.flips, 0))
   begun = time.monotonic()
@@ -612,7 +607,6 @@ def main(arguments: list[str] | None = None) -> int:
         kinds[part :: chosen.processes],
         expected,
         chosen.seed * 1000 + part,
-        env,
       )
       for part in range(chosen.processes)
     ]
