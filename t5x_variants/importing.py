@@ -37,7 +37,9 @@ def run(
       and the unrolled names of its parameters.
   """
   if not FLAGS.checkpoint:
-    raise errors.UserError('--checkpoint=PATH is missing: the weights to read.')
+    raise errors.UserError(
+      'The flag --checkpoint=PATH is missing: it names the weights to read.'
+    )
   output = saved.check_output(FLAGS.output)
   model, config = gin_utils.read_model(
     FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths
