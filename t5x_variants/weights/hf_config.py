@@ -203,6 +203,11 @@ def _block(described: Mapping) -> str:
   if projection == 'gated-gelu':
     name = 'gelu_new'
   gated = projection.startswith('gated-')
+  if described.get('model_type') != CODE_TYPE:
+    # transformers writes what it makes of the projection beside it, and takes
+    # that when it reads.
+    name = _value(described, 'dense_act_fn', str, name)
+    gated = _value(described, 'is_gated_act', bool, gated)
   name = _SAME.get(name, name)
   if gated:
     return 'gated-' + ('gelu' if name == 'gelu_new' else name)
@@ -223,6 +228,30 @@ def _lengths(described: Mapping) -> dict | None:
 
 
 def _scales_logits(theirs: Mapping) -> bool:
-  """Whether the decoder's output is scaled by d_model^-0.5."""
-  tied = _value(theirs, 'tie_word_embeddings', bool, True)
+  """Whether the decoder's output is scaled by d_model^-0.5 before the logits.
+
+  Up to transformers 4 that came with tied matrices; transformers 5 ties them
+  in every case, keeps a setting of its own for T5, and never scales in mT5.
+  """
+  mt5 = theirs.get('model_type') == 'mt5'
+  tied = _value(theirs, 'tie_word_embeddings', bool, not mt5)
+  version = _value(theirs, 'transformers_version', str, '5')
+  if mt5 and int(re.match(r'\d{0,4}', version)[0] or 5) >= 5:
+    return False
   return _value(theirs, 'scale_decoder_outputs', bool, tied)
+
+
+def ties_unscaled_logits(theirs: Mapping) -> bool:
+  """Whether the token table itself, unscaled, makes the logits.
+
+  transformers 5 does so in a T5 1.1 or mT5 that it made from a new
+  configuration, and then saves no output matrix. A model without a head has
+  none either, and only its architecture tells.
+  """
+  architectures = theirs.get('architectures')
+  return (
+    theirs.get('tie_word_embeddings', True) is True
+    and isinstance(architectures, list)
+    and any(str(a).endswith('ForConditionalGeneration') for a in architectures)
+    and not _scales_logits(theirs)
+  )

@@ -6,6 +6,7 @@ file, in float32.
 """
 
 import json
+import logging
 import pathlib
 from collections.abc import Iterable, Mapping
 
@@ -29,6 +30,7 @@ _HEAD, _TABLE = 'lm_head.weight', 'shared.weight'
 _UNUSED = {
   'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'
 }
+_log = logging.getLogger('t5x_variants')
 
 
 def tensors_of(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -96,6 +98,13 @@ def open_folder(
   copies = {f'{stack}.embed_tokens.weight' for stack in ('encoder', 'decoder')}
   if config.logits_via_embedding:
     copies.add(_HEAD)
+  elif _HEAD not in shapes and hf_config.ties_unscaled_logits(described):
+    _log.info(
+      '%s uses its token table as output matrix too; here they are two '
+      'matrices, equal at first, which training changes apart.',
+      folder,
+    )
+    table[hf_names.HEAD] = _TABLE, True
   copies &= shapes.keys()
   found = _found(folder, shapes, table, copies)
   return source.Source(
