@@ -138,11 +138,14 @@ def test_what_goes_with_code():
   made = activations.rational.rational(version='C')
   config = network.T5Config(**SIZES, activation=made, gated=False)
   described = hf_config.config_of(config)
+  initial = made.init()
   assert described['activation'] == {
     'name': 'rational',
     'version': 'C',
-    'coefficients': {'numerator': 6, 'denominator': 5},
+    'coefficients': {name: list(initial[name]) for name in initial},
   }
+  # As transformers writes them back: an optimizer's state goes by order.
+  assert list(described['activation']['coefficients']) == sorted(initial)
   # So that nothing but that code can load it.
   assert described['model_type'] != 't5'
   assert described['feed_forward_proj'] == 'rational'

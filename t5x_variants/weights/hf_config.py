@@ -102,7 +102,7 @@ def config_of(config: network.T5Config) -> dict:
     return result
   name = config.activation.name
   version = re.search(r'version=(\w)', name)
-  lengths = {k: len(v) for k, v in config.activation.init().items()}
+  initial = config.activation.init()
   return result | {
     'architectures': ['T5VariantsForConditionalGeneration'],
     'model_type': CODE_TYPE,
@@ -115,7 +115,8 @@ def config_of(config: network.T5Config) -> dict:
     'activation': {
       'name': name.partition('(')[0],
       'version': version[1] if version else 'A',
-      'coefficients': lengths,
+      # In the order in which transformers writes them back.
+      'coefficients': {key: initial[key].tolist() for key in sorted(initial)},
     },
   }
 
