@@ -36,7 +36,6 @@ setup(
     'importlib_resources>=6.0',
     'jax>=0.7',
     'jaxtyping>=0.2.36',
-    'msgpack>=1.0',
     'numpy>=1.26',
     'optax>=0.2.5',
     'orbax-checkpoint>=0.11.20',

@@ -16,6 +16,7 @@ Neither torch nor transformers is needed to export. No tokenizer is written:
 it is that of the training data, not of the model (docs/weights.md).
 """
 
+import json
 import pathlib
 import sys
 
@@ -44,7 +45,9 @@ def main() -> None:
 
   logs.quiet()
   if not FLAGS.run:
-    raise errors.UserError('--run=DIR is missing: the run to export.')
+    raise errors.UserError(
+      'The flag --run=DIR is missing: it names the run to export.'
+    )
   output = saved.check_output(FLAGS.output)
   found = saved.open_checkpoint(FLAGS.run)
   model = _model_of(found)
@@ -54,13 +57,13 @@ def main() -> None:
   variant = fit.variant_of(model.config)
   if None not in (found.variant, variant) and found.variant != variant:
     raise errors.UserError(
-      f'{found.where} is a checkpoint of {found.variant}, the gin files are of '
-      f'{variant}. {_CURE}'
+      f'The folder {found.where} is a checkpoint of {found.variant}, the gin '
+      f'files are of {variant}. {_CURE}'
     )
   if FLAGS.dry_run:
-    print(description)
+    print(json.dumps(description, indent=2))
     return
-  values = source.unrolled(found.read())
+  values = found.values()
   saved.write_folder(
     output, lambda folder: hugging_face.write(folder, model.config, values)
   )
@@ -73,7 +76,7 @@ def _model_of(found):
   file = pathlib.Path(found.where).parent.parent / 'config.gin'
   if not FLAGS.gin_file and not file.is_file():
     raise errors.UserError(
-      f'{file} is not there, which describes the model. {_CURE}'
+      f'The file {file}, which describes the model, does not exist. {_CURE}'
     )
   try:
     model, _ = gin_utils.read_model(

@@ -36,7 +36,9 @@ def run(open_checkpoint: Callable) -> None:
   from t5x_variants.weights import fit, saved, source
 
   if not FLAGS.checkpoint:
-    raise errors.UserError('--checkpoint=PATH is missing: the weights to read.')
+    raise errors.UserError(
+      'The flag --checkpoint=PATH is missing: it names the weights to read.'
+    )
   output = saved.check_output(FLAGS.output)
   model, config = gin_utils.read_model(
     FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths

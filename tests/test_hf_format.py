@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import resource
 
 import jax
 import numpy as np
@@ -11,7 +12,14 @@ import safetensors.numpy
 from flax import traverse_util
 
 from t5x_variants import activations, errors, network, train_state
-from t5x_variants.weights import fit, hf_config, hf_names, hugging_face, source
+from t5x_variants.weights import (
+  fit,
+  hf_config,
+  hf_names,
+  hugging_face,
+  saved,
+  source,
+)
 
 SIZES = {
   'vocab_size': 40,
@@ -130,11 +138,14 @@ def test_what_goes_with_code():
   made = activations.rational.rational(version='C')
   config = network.T5Config(**SIZES, activation=made, gated=False)
   described = hf_config.config_of(config)
+  initial = made.init()
   assert described['activation'] == {
     'name': 'rational',
     'version': 'C',
-    'coefficients': {'numerator': 6, 'denominator': 5},
+    'coefficients': {name: list(initial[name]) for name in initial},
   }
+  # As transformers writes them back: an optimizer's state goes by order.
+  assert list(described['activation']['coefficients']) == sorted(initial)
   # So that nothing but that code can load it.
   assert described['model_type'] != 't5'
   assert described['feed_forward_proj'] == 'rational'
@@ -177,13 +188,16 @@ def change_tensors(change):
   [
     (
       lambda folder: os.truncate(folder / 'model.safetensors', 2000),
-      'truncated or no safetensors file',
+      'truncated or is not a safetensors file',
     ),
     (
       lambda folder: os.truncate(folder / 'config.json', 50),
-      'config.json is no JSON',
+      'config.json is not valid JSON',
     ),
-    (lambda folder: (folder / 'config.json').unlink(), 'holds no config.json'),
+    (
+      lambda folder: (folder / 'config.json').unlink(),
+      'holds no checkpoint of Hugging Face',
+    ),
     (
       lambda folder: (folder / 'model.safetensors').unlink(),
       'holds no weights',
@@ -238,6 +252,24 @@ def test_what_other_versions_of_transformers_write(folder):
   params = fit.exact(opened(folder), shapes_of(CONFIG), '')
   expected = traverse_util.unflatten_dict(random_values(CONFIG), sep='/')
   jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+  """Stood in for by a limit on the size of a file."""
+  values = random_values(CONFIG)
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+  try:
+    with pytest.raises(
+      errors.UserError, match='cannot be written: .*too large'
+    ):
+      saved.write_folder(
+        tmp_path / 'hf',
+        lambda folder: hugging_face.write(folder, CONFIG, values),
+      )
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert not list(tmp_path.iterdir())
 
 
 def test_no_two_parameters_share_a_name():

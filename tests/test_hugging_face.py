@@ -1,19 +1,35 @@
 """Exported models under transformers: bash tools/test.sh --hf."""
 
-import functools
 import json
-import pathlib
 import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
-from flax.core import unfreeze
+from hf_cases import (
+  LEARNED,
+  ROOT,
+  SIZES,
+  VARIANTS,
+  assert_same,
+  batch,
+  export,
+  load,
+  of_variant,
+  our_logits,
+  random_model,
+  their_logits,
+)
 
-from t5x_variants import activations, errors, gin_utils, network
+from t5x_variants import (
+  activations,
+  decoding,
+  errors,
+  gin_utils,
+  network,
+  train_state,
+)
 from t5x_variants.weights import fit, hf_config, hugging_face, source
 
 pytestmark = [
@@ -21,143 +37,6 @@ pytestmark = [
   # Of transformers, torch and what they import.
   pytest.mark.filterwarnings('ignore'),
 ]
-ROOT = pathlib.Path(__file__).parents[1]
-VARIANTS = sorted(path.stem for path in (ROOT / 'gin/variants').glob('*.gin'))
-LEARNED = {
-  'polynorm',
-  'polynorm_glu',
-  'polyrelu',
-  'rational',
-  'rational_glu',
-  'xielu',
-}
-SIZES = {
-  'vocab_size': 40,
-  'emb_dim': 16,
-  'num_heads': 2,
-  'head_dim': 4,
-  # transformers' generate fails where the decoder has more layers.
-  'num_encoder_layers': 3,
-  'num_decoder_layers': 2,
-  'mlp_dim': 24,
-  'dropout_rate': 0.0,
-}
-
-
-def of_variant(name):
-  """The activation and gating that a variant file gives."""
-  model, _ = gin_utils.read_model(
-    ['gin/models/tiny.gin', f'gin/variants/{name}.gin']
-  )
-  return {'activation': model.config.activation, 'gated': model.config.gated}
-
-
-def random_model(seed=0, **options):
-  """A model whose parameters, norms and coefficients too, are all random."""
-  model = network.Transformer(network.T5Config(**SIZES | options))
-  tokens = jnp.ones((1, 4), jnp.int32)
-  shapes = jax.eval_shape(
-    functools.partial(model.init, enable_dropout=False),
-    jax.random.key(0),
-    tokens,
-    tokens,
-    tokens,
-  )['params']
-  generator = np.random.default_rng(seed)
-
-  def value(path, leaf):
-    noise = generator.normal(size=leaf.shape)
-    if path[-1] == 'kernel':
-      return noise * leaf.shape[-2] ** -0.5
-    if path[-2] == 'activation':
-      start = model.config.activation.init()[path[-1]]
-      return start * (1 + 0.1 * noise) + 0.01 * noise
-    return 1 + 0.1 * noise if path[-1] == 'scale' else noise
-
-  flat = traverse_util.flatten_dict(unfreeze(shapes))
-  return model, traverse_util.unflatten_dict(
-    {k: value(k, leaf).astype(np.float32) for k, leaf in flat.items()}
-  )
-
-
-def batch():
-  generator = np.random.default_rng(1)
-  inputs = generator.integers(2, SIZES['vocab_size'], (3, 9)).astype(np.int32)
-  inputs[0, 5:] = inputs[2, 8:] = 0
-  targets = generator.integers(2, SIZES['vocab_size'], (3, 7)).astype(np.int32)
-  return inputs, np.pad(targets[:, :-1], ((0, 0), (1, 0))), targets
-
-
-def our_logits(model, params, inputs, shifted, targets):
-  apply = jax.jit(functools.partial(model.apply, enable_dropout=False))
-  return np.asarray(apply({'params': params}, inputs, shifted, targets))
-
-
-def export(folder, model, params):
-  folder.mkdir()
-  flat = traverse_util.flatten_dict(params, sep='/')
-  hugging_face.write(folder, model.config, source.unrolled(flat))
-
-
-def load(folder, learned):
-  import transformers
-
-  if learned:
-    return transformers.AutoModelForSeq2SeqLM.from_pretrained(
-      folder, trust_remote_code=True
-    ).eval()
-  return transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
-
-
-def their_logits(loaded, inputs, shifted):
-  import torch
-
-  with torch.no_grad():
-    return loaded(
-      input_ids=torch.tensor(inputs, dtype=torch.long),
-      attention_mask=torch.tensor(inputs > 0),
-      decoder_input_ids=torch.tensor(shifted, dtype=torch.long),
-    ).logits.numpy()
-
-
-def greedy(model, params, inputs, steps):
-  """Our cached decoding, the most probable token at a time, EOS and all."""
-  ones = jnp.ones((len(inputs), steps), jnp.int32)
-  variables = {'params': params}
-  _, state = model.apply(
-    variables,
-    jnp.ones_like(inputs),
-    ones,
-    ones,
-    decode=True,
-    enable_dropout=False,
-    mutable=['cache'],
-  )
-  encoded = model.apply(
-    variables, inputs, enable_dropout=False, method='encode'
-  )
-
-  def step(carry, _):
-    cache, token = carry
-    logits, state = model.apply(
-      variables | {'cache': cache},
-      encoded,
-      inputs,
-      token,
-      token,
-      enable_dropout=False,
-      decode=True,
-      max_decode_length=steps,
-      mutable=['cache'],
-      method='decode',
-    )
-    # As generate is told below: never padding, never the end.
-    token = 2 + jnp.argmax(logits[:, :, 2:], -1).astype(jnp.int32)
-    return (state['cache'], token), token[:, 0]
-
-  start = jnp.zeros((len(inputs), 1), jnp.int32)
-  _, tokens = jax.lax.scan(step, (state['cache'], start), length=steps)
-  return tokens.T
 
 
 @pytest.mark.parametrize('name', VARIANTS)
@@ -172,15 +51,27 @@ def test_every_variant_gives_our_logits_and_our_tokens(name, tmp_path):
   theirs = their_logits(loaded, inputs, shifted)
   assert np.abs(ours).max() > 0.5
   np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4)
-  made = loaded.generate(
-    input_ids=torch.tensor(inputs, dtype=torch.long),
-    attention_mask=torch.tensor(inputs > 0),
-    do_sample=False,
-    max_new_tokens=8,
-    suppress_tokens=[0, 1],
-  ).numpy()
-  decode = jax.jit(functools.partial(greedy, model, steps=8))
-  np.testing.assert_array_equal(made[:, 1:], decode(params, inputs))
+
+  @jax.jit
+  def greedy(eos_id):
+    decodes, _ = decoding.greedy(model, params, inputs, length=8, eos_id=eos_id)
+    return decodes[:, 0]
+
+  never = SIZES['vocab_size']
+  # Of one input at least the text then ends early.
+  eos_id = int(greedy(never)[0, 3])
+  for end in (never, eos_id):
+    made = loaded.generate(
+      input_ids=torch.tensor(inputs, dtype=torch.long),
+      attention_mask=torch.tensor(inputs > 0),
+      do_sample=False,
+      max_new_tokens=8,
+      suppress_tokens=[0],
+      eos_token_id=end,
+    ).numpy()[:, 1:]
+    decoded = np.asarray(greedy(end))[:, : made.shape[1]]
+    np.testing.assert_array_equal(made, decoded)
+  assert (decoded[0] == 0).any()
 
 
 @pytest.mark.parametrize('scan', [False, True])
@@ -264,14 +155,6 @@ def test_the_learned_ones_survive_a_round_trip(name, tmp_path):
   )
 
 
-def assert_same(folder, model, params):
-  names = traverse_util.flatten_dict(params, sep='/')
-  found = hugging_face.open_folder(str(folder), model.config, names)
-  jax.tree.map(
-    np.testing.assert_array_equal, fit.exact(found, params, ''), params
-  )
-
-
 def test_a_learned_export_is_no_plain_t5(tmp_path):
   """Without its code it must not load as something else."""
   import transformers
@@ -280,47 +163,6 @@ def test_a_learned_export_is_no_plain_t5(tmp_path):
   export(tmp_path / 'hf', model, params)
   with pytest.raises(KeyError, match='rational'):
     transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / 'hf')
-
-
-@pytest.mark.parametrize('fresh', [False, True])
-def test_it_trains_under_transformers(fresh, tmp_path):
-  """Coefficients have a gradient there, equal to ours, those at 0 too."""
-  import torch
-
-  model, params = random_model(**of_variant('rational_glu'))
-  if fresh:
-    start = model.config.activation.init()
-    assert np.any(start['denominator'] == 0)
-    params = jax.tree.map_with_path(
-      lambda path, leaf: start.get(path[-1].key, leaf), params
-    )
-  export(tmp_path / 'hf', model, params)
-  loaded = load(tmp_path / 'hf', True)
-  inputs, shifted, targets = batch()
-  loaded(
-    input_ids=torch.tensor(inputs, dtype=torch.long),
-    attention_mask=torch.tensor(inputs > 0),
-    decoder_input_ids=torch.tensor(shifted, dtype=torch.long),
-  ).logits.square().mean().backward()
-
-  @jax.jit
-  @jax.grad
-  def gradient(params):
-    logits = model.apply(
-      {'params': params}, inputs, shifted, targets, enable_dropout=False
-    )
-    return jnp.mean(logits**2)
-
-  ours = hugging_face.tensors_of(
-    traverse_util.flatten_dict(unfreeze(gradient(params)), sep='/')
-  )
-  theirs = dict(loaded.named_parameters())
-  acts = [name for name in ours if '.act.' in name]
-  assert len(acts) == 10
-  for name in acts:
-    np.testing.assert_allclose(
-      theirs[name].grad.numpy(), ours[name], rtol=1e-3, atol=1e-5
-    )
 
 
 def test_the_byte_vocabulary_is_byt5s():
@@ -383,3 +225,129 @@ def test_the_commands(tmp_path):
   with pytest.raises(errors.UserError, match='gated-silu'):
     swish = network.T5Config(**sizes, activation='swish', gated=True)
     hugging_face.open_folder(f'{tmp_path}/again', swish, ())
+
+
+def made_new(kind, options):
+  """A model that transformers makes from a new configuration."""
+  import torch
+  import transformers
+
+  torch.manual_seed(0)
+  sizes = {
+    'vocab_size': SIZES['vocab_size'],
+    'd_model': SIZES['emb_dim'],
+    'd_kv': SIZES['head_dim'],
+    'd_ff': SIZES['mlp_dim'],
+    'num_heads': SIZES['num_heads'],
+    'num_layers': SIZES['num_encoder_layers'],
+    'num_decoder_layers': SIZES['num_decoder_layers'],
+  }
+  config = getattr(transformers, f'{kind}Config')(**sizes | options)
+  return getattr(transformers, f'{kind}ForConditionalGeneration')(config).eval()
+
+
+@pytest.mark.parametrize(
+  'kind, options, tied',
+  [
+    ('T5', {}, True),
+    ('T5', {'feed_forward_proj': 'gated-gelu'}, True),
+    (
+      'T5',
+      {'feed_forward_proj': 'gated-gelu', 'tie_word_embeddings': False},
+      False,
+    ),
+    ('T5', {'feed_forward_proj': 'gelu', 'tie_word_embeddings': False}, False),
+    ('MT5', {}, False),
+    ('MT5', {'tie_word_embeddings': False}, False),
+  ],
+)
+def test_what_transformers_makes_from_a_new_configuration(
+  kind, options, tied, tmp_path
+):
+  """Its matrices are always tied; T5 1.1 and mT5 do not scale the logits."""
+  theirs = made_new(kind, options)
+  theirs.save_pretrained(tmp_path / 'new')
+  projection = theirs.config.feed_forward_proj
+  config = network.T5Config(
+    **SIZES,
+    activation={'gelu': 'gelu_exact'}.get(
+      projection, projection.removeprefix('gated-')
+    ),
+    gated=projection.startswith('gated-'),
+    logits_via_embedding=tied,
+  )
+  model = network.Transformer(config)
+  shapes, _ = train_state.shapes_and_axes(model)
+  names = source.unrolled_shapes(fit.shapes_of(shapes))
+  found = hugging_face.open_folder(str(tmp_path / 'new'), config, names)
+  params = fit.exact(found, shapes, '')
+  inputs, shifted, targets = batch()
+  ours = our_logits(model, params, inputs, shifted, targets)
+  assert np.abs(ours).max() > 0.1
+  np.testing.assert_allclose(
+    their_logits(theirs, inputs, shifted), ours, rtol=1e-4, atol=1e-4
+  )
+  other = network.T5Config(
+    **SIZES,
+    activation=config.activation,
+    gated=config.gated,
+    logits_via_embedding=not tied,
+  )
+  with pytest.raises(errors.UserError, match='scaled by'):
+    hugging_face.open_folder(str(tmp_path / 'new'), other, names)
+
+
+def test_a_model_without_a_head_gets_none(tmp_path):
+  """It looks like one whose head is the token table, which it is not."""
+  import transformers
+
+  model, params = random_model(**of_variant('geglu'))
+  export(tmp_path / 'hf', model, params)
+  transformers.T5Model.from_pretrained(tmp_path / 'hf').save_pretrained(
+    tmp_path / 'headless'
+  )
+  with pytest.raises(errors.UserError, match='logits_dense/kernel: absent'):
+    assert_same(tmp_path / 'headless', model, params)
+
+
+def test_what_transformers_reads_is_what_counts(tmp_path):
+  """It takes dense_act_fn, which it writes itself, before the projection."""
+  import transformers
+
+  theirs = made_new('T5', {'feed_forward_proj': 'gated-gelu'})
+  theirs.save_pretrained(tmp_path)
+  file = tmp_path / 'config.json'
+  content = json.loads(file.read_text())
+  assert content['dense_act_fn'] == 'gelu_new'
+  file.write_text(json.dumps(content | {'dense_act_fn': 'silu'}))
+  read = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path)
+  act = read.encoder.block[0].layer[-1].DenseReluDense.act
+  assert isinstance(act, type(transformers.activations.ACT2FN['silu']))
+  config = network.T5Config(
+    **SIZES, activation='gelu', gated=True, logits_via_embedding=True
+  )
+  with pytest.raises(errors.UserError, match="'gated-silu' there, 'gated-gelu"):
+    hugging_face.open_folder(str(tmp_path), config, ())
+
+
+@pytest.mark.parametrize('kind', ['UMT5', 'LongT5', 'Bart'])
+def test_other_types_are_refused_by_name(kind, tmp_path):
+  import transformers
+
+  getattr(transformers, f'{kind}Config')().save_pretrained(tmp_path)
+  config = network.T5Config(**SIZES)
+  with pytest.raises(errors.UserError) as error:
+    hugging_face.open_folder(str(tmp_path), config, ())
+  assert f"of the type '{kind.lower()}'" in str(error.value)
+  assert ('position bias in every layer' in str(error.value)) == (
+    kind == 'UMT5'
+  )
+
+
+def test_umt5_has_a_position_bias_in_every_layer():
+  """As the refusal says."""
+  theirs = made_new('UMT5', {})
+  for stack in (theirs.encoder, theirs.decoder):
+    assert len(stack.block) > 1
+    for block in stack.block:
+      assert block.layer[0].SelfAttention.has_relative_attention_bias

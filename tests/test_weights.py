@@ -13,9 +13,9 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-import tensorstore
 from flax import serialization, traverse_util
 from small_run import VOCAB, Numbered, losses, mesh_of, run
+from weights_cases import random_values, write_t5x
 
 from t5x_variants import (
   activations,
@@ -47,67 +47,6 @@ SMALL = {'num_encoder_layers': 1, 'num_decoder_layers': 1}
 def shapes_of(**options):
   model = network.Transformer(network.T5Config(**SIZES | options))
   return train_state.shapes_and_axes(model)[0]
-
-
-def random_values(shapes, seed=0):
-  """Random parameters of a tree of shapes, flat."""
-  generator = np.random.default_rng(seed)
-  return {
-    name: generator.normal(scale=0.3, size=shape).astype(np.float32)
-    for name, shape in fit.shapes_of(shapes).items()
-  }
-
-
-def write_t5x(
-  folder, values, *, step=7, remote=False, inside=(), dtype='float32'
-):
-  """A step as t5x writes it, from the description of the format.
-
-  Args:
-    folder: where `checkpoint_STEP` is made.
-    values: flat parameters.
-    step: the step.
-    remote: the way of a checkpoint that was written to a bucket.
-    inside: names that stand in the msgpack file itself.
-    dtype: of the tensors.
-
-  Returns:
-    The step's folder.
-  """
-  path = pathlib.Path(folder) / f'checkpoint_{step}'
-  leaves = {}
-  for name, value in values.items():
-    if name in inside:
-      leaves[name] = value
-      continue
-    where = f'target.{name.replace("/", ".")}'
-    metadata = {
-      'chunks': [-(-size // 2) for size in value.shape],
-      'compressor': {'id': 'gzip'},
-      'shape': list(value.shape),
-    }
-    tensorstore.open(
-      {
-        'driver': 'zarr',
-        'dtype': dtype,
-        'kvstore': {'driver': 'file', 'path': str(path / where)},
-        'metadata': metadata,
-      },
-      create=True,
-    ).result().write(value.astype(dtype)).result()
-    leaf = {'driver': 'zarr', 'dtype': dtype, 'metadata': metadata}
-    if remote:
-      bucket = {'bucket': 't5x-dummy-bucket', 'driver': 'gcs'}
-      leaf |= {'kvstore': bucket, 'path': where}
-    else:
-      leaf |= {'kvstore': {'driver': 'file', 'path': f'{where}/'}}
-    leaves[name] = leaf
-  state = {'step': np.int32(step), 'param_states': {'x': np.zeros(3)}}
-  target = traverse_util.unflatten_dict(leaves, sep='/')
-  content = {'version': 3, 'optimizer': {'state': state, 'target': target}}
-  path.mkdir(exist_ok=True, parents=True)
-  (path / 'checkpoint').write_bytes(serialization.msgpack_serialize(content))
-  return path
 
 
 @pytest.mark.parametrize('scan, remote', [(False, True), (True, False)])
@@ -142,7 +81,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     (partial / 'config.gin').touch()
     raise OSError('no space left')
 
-  with pytest.raises(errors.UserError, match='Cannot write .*no space left'):
+  with pytest.raises(errors.UserError, match='written: no space left'):
     saved.write_folder(tmp_path / 'imported', write)
   assert not list(tmp_path.iterdir())
 
@@ -185,7 +124,7 @@ def remove(name):
 @pytest.mark.parametrize(
   'damage, said',
   [
-    (truncate('checkpoint'), 'checkpoint is truncated or no msgpack'),
+    (truncate('checkpoint'), 'checkpoint is truncated or is not a msgpack'),
     (
       truncate('target.token_embedder.embedding/1.0'),
       'token_embedder/embedding of .* cannot be read',
@@ -217,7 +156,7 @@ def remove(name):
     ),
     (
       lambda step: (step / 'checkpoint').unlink(),
-      'holds no t5x checkpoint',
+      'holds no checkpoint of t5x',
     ),
   ],
 )
@@ -293,7 +232,7 @@ def test_where_t5x_checkpoints_are_read_from():
   }
   with pytest.raises(errors.UserError, match='from local folders and from gs'):
     t5x.open_checkpoint('s3://bucket/checkpoint_5')
-  with pytest.raises(errors.UserError, match='is no folder'):
+  with pytest.raises(errors.UserError, match='because it does not exist'):
     t5x.open_checkpoint('/nowhere/checkpoint_5')
 
 

@@ -43,10 +43,10 @@ def exact(found: source.Source, params: Mapping, cure: str) -> Mapping:
     errors.UserError: names and shapes differ, or a value cannot be read.
   """
   check(found, params, cure)
-  values = source.unrolled(found.read())
+  values = found.values()
   return traverse_util.unflatten_dict(
     {
-      name: np.asarray(source.leaf(values, name, shape), np.float32)
+      name: source.leaf(values, name, shape)
       for name, shape in shapes_of(params).items()
     },
     sep='/',
@@ -61,7 +61,7 @@ def check(found: source.Source, params: Mapping, cure: str) -> None:
   )
   if lines:
     raise errors.UserError(
-      f'{found.where} is not a checkpoint of this model; '
+      f'The folder {found.where} is not a checkpoint of this model; '
       + '\n'.join([*lines, cure])
     )
 
@@ -94,7 +94,8 @@ def initial(
   outside = checkpoints.differences(_outside(have), _outside(need))
   if outside:
     raise errors.UserError(
-      f'{found.where} is a checkpoint of another model than this run; '
+      f'The folder {found.where} is a checkpoint of another model than this '
+      'run; '
       + '\n'.join(
         [*outside, 'Use the model file (gin/models/) it was made with.']
       )
@@ -109,9 +110,9 @@ def initial(
     # Coefficients of one function mean nothing to another.
     and not (other and _COEFFICIENTS in name)
   }
-  values = source.unrolled(found.read())
+  values = found.values()
   taken = {
-    name: np.asarray(source.leaf(values, name, shape), np.float32)
+    name: source.leaf(values, name, shape)
     for name, shape in wanted.items()
     if fits.issuperset(source.layer_names(name, shape))
   }
@@ -135,7 +136,7 @@ def _not_asked_for(found, variant, other, have, need) -> str:
   lines = checkpoints.differences(have, need) or [
     'the parameters have the same shapes, but the block is another function.'
   ]
-  return f'{found.where} {what}; ' + '\n'.join(
+  return f'The folder {found.where} {what}; ' + '\n'.join(
     [
       *lines,
       'Use the variant file (gin/variants/) it was made with; or, to take the '

@@ -3,11 +3,12 @@
 Its layers are unrolled, its matrices transposed (torch keeps [out, in]), and
 each sublayer of a block is numbered: attention 0, in the decoder attention to
 the encoder 1, and the feed-forward block last. Coefficients of activations
-stand where modeling_t5x_variants.py keeps them.
+have the names that modeling_t5x_variants.py gives them.
 """
 
 import re
 
+HEAD = 'decoder/logits_dense/kernel'
 _ATTENTION = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
 _SUBLAYERS = {
   'encoder': {'attention': (0, 'SelfAttention'), 'mlp': (1, None)},
@@ -33,7 +34,7 @@ def name_of(name: str) -> tuple[str, bool]:
   """
   if name == 'token_embedder/embedding':
     return 'shared.weight', False
-  if name == 'decoder/logits_dense/kernel':
+  if name == HEAD:
     return 'lm_head.weight', True
   found = _LAYER.fullmatch(name)
   if not found:

@@ -1,11 +1,12 @@
 """Folders of Hugging Face transformers: written, and read.
 
-See `hf_names` for the tensors and `hf_config` for config.json. The weights
-are one safetensors file, in float32; read are also several of them with an
-index, and pytorch_model.bin where torch is installed.
+See `hf_config` for config.json, `hf_names` for the names of the tensors and
+`hf_tensors` for the files that are read. What is written is one safetensors
+file, in float32.
 """
 
 import json
+import logging
 import pathlib
 from collections.abc import Iterable, Mapping
 
@@ -14,17 +15,22 @@ import safetensors
 import safetensors.numpy
 
 from t5x_variants import errors, network
-from t5x_variants.weights import hf_config, hf_names, source
+from t5x_variants.weights import (
+  files,
+  hf_config,
+  hf_names,
+  hf_tensors,
+  kinds,
+  source,
+)
 
-CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
-# Other names of the same function.
-_SAME = {
-  'gelu_pytorch_tanh': 'gelu_new',
-  'swish': 'silu',
-  'gated-gelu_new': 'gated-gelu',
-  'gated-gelu_pytorch_tanh': 'gated-gelu',
-  'gated-swish': 'gated-silu',
+CONFIG = 'config.json'
+_HEAD, _TABLE = 'lm_head.weight', 'shared.weight'
+# In the first T5 checkpoints; no code has ever read it.
+_UNUSED = {
+  'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'
 }
+_log = logging.getLogger('t5x_variants')
 
 
 def tensors_of(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -42,16 +48,25 @@ def write(
   config: network.T5Config,
   values: Mapping[str, np.ndarray],
 ) -> None:
-  """Writes what transformers loads, into a folder that is there."""
+  """Writes what transformers loads, into a folder that is there.
+
+  Raises:
+    errors.UserError: transformers cannot express the block.
+    OSError: the folder cannot be written.
+  """
   described = hf_config.config_of(config)
   _write_json(folder / CONFIG, described)
   _write_json(folder / 'generation_config.json', hf_config.TOKEN_IDS)
   if 'auto_map' in described:
     text = hf_config.MODELING.read_text(encoding='utf-8')
     (folder / hf_config.MODELING.name).write_text(text, encoding='utf-8')
-  safetensors.numpy.save_file(
-    tensors_of(values), folder / WEIGHTS, metadata={'format': 'pt'}
-  )
+  try:
+    safetensors.numpy.save_file(
+      tensors_of(values), folder / hf_tensors.WEIGHTS, metadata={'format': 'pt'}
+    )
+  except safetensors.SafetensorError as error:
+    # What it makes of the file system's errors.
+    raise OSError(str(error)) from error
 
 
 def _write_json(path: pathlib.Path, content: dict) -> None:
@@ -73,150 +88,62 @@ def open_folder(
       describes another function.
   """
   folder = pathlib.Path(path).expanduser().absolute()
-  theirs = _read_config(path, folder)
-  shapes, read = _weights(folder)
-  _check_function(folder, theirs, config)
-  names = _ours(shapes, names, config)
+  theirs = None if '://' in path else files.plain_file(folder, CONFIG)
+  if theirs is None:
+    raise kinds.mistaken(path, kinds.HUGGING_FACE)
+  described = files.read_json(theirs)
+  hf_config.check(folder, described, config)
+  shapes, read = hf_tensors.open_tensors(folder)
+  table = {name: hf_names.name_of(name) for name in names}
+  copies = {f'{stack}.embed_tokens.weight' for stack in ('encoder', 'decoder')}
+  if config.logits_via_embedding:
+    copies.add(_HEAD)
+  elif _HEAD not in shapes and hf_config.ties_unscaled_logits(described):
+    _log.info(
+      '%s uses its token table as output matrix too; here they are two '
+      'matrices, equal at first, which training changes apart.',
+      folder,
+    )
+    table[hf_names.HEAD] = _TABLE, True
+  copies &= shapes.keys()
+  found = _found(folder, shapes, table, copies)
   return source.Source(
     where=str(folder),
     step=0,
     shapes={
-      ours: shapes[name][::-1] if transposed else shapes[name]
-      for name, (ours, transposed) in names.items()
+      name: shapes[theirs][::-1] if transposed else shapes[theirs]
+      for name, (theirs, transposed) in found.items()
     },
-    read=lambda: _renamed(read(), names),
+    read=lambda: _renamed(folder, read(), found, copies),
   )
 
 
-def _read_config(path: str, folder: pathlib.Path) -> dict:
-  if '://' in path or not (folder / CONFIG).is_file():
-    raise errors.UserError(
-      f'{path} holds no {CONFIG}: give a local folder as transformers saves '
-      'it, for example by huggingface-cli download NAME --local-dir FOLDER.'
-    )
-  try:
-    content = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise errors.UserError(f'{folder / CONFIG} is no JSON: {error}') from error
-  if not isinstance(content, dict) or 'd_model' not in content:
-    raise errors.UserError(f'{folder / CONFIG} does not describe a T5.')
-  return content
-
-
-def _check_function(
-  folder: pathlib.Path, theirs: dict, config: network.T5Config
-) -> None:
-  """Compares what the shapes of tensors do not tell."""
-  ours = hf_config.config_of(config)
-  absent = {'feed_forward_proj': 'relu'} | hf_config.FIXED
-  keys = ('num_heads', 'd_kv', 'feed_forward_proj', 'activation')
-  lines = []
-  for key in (*keys, *hf_config.FIXED):
-    have, need = theirs.get(key, absent.get(key)), ours.get(key)
-    if key == 'feed_forward_proj':
-      have = _SAME.get(have, have)
-    if have != need:
-      lines.append(f'  {key}: {have!r} there, {need!r} in this model')
-  scales = theirs.get('scale_decoder_outputs')
-  if scales is None:
-    scales = theirs.get('tie_word_embeddings', True)
-  if bool(scales) != config.logits_via_embedding:
-    lines.append(
-      f'  its logits are {"" if scales else "not "}those of the token table '
-      '(tie_word_embeddings), this model has logits_via_embedding='
-      f'{config.logits_via_embedding}'
-    )
-  if lines:
-    raise errors.UserError(
-      f'{folder} is another model:\n'
-      + '\n'.join(lines)
-      + '\nGive the model and variant files that describe it.'
-    )
-
-
-def _ours(
-  shapes: Mapping[str, source.Shape],
-  names: Iterable[str],
-  config: network.T5Config,
+def _found(
+  folder: pathlib.Path, shapes: Mapping, table: Mapping, copies: set[str]
 ) -> dict[str, tuple[str, bool]]:
-  """Our name of each of their tensors; theirs where we have none."""
-  table = {}
-  for ours in names:
-    theirs, transposed = hf_names.name_of(ours)
-    table[theirs] = ours, transposed
-  # The token table once more.
-  skip = {'encoder.embed_tokens.weight', 'decoder.embed_tokens.weight'}
-  if config.logits_via_embedding:
-    skip.add('lm_head.weight')
+  """Their name of each parameter that is there; those that are not ours too."""
+  found = {name: pair for name, pair in table.items() if pair[0] in shapes}
+  ignored = {theirs for theirs, _ in table.values()} | copies | _UNUSED
+  for name in shapes.keys() - ignored:
+    if name in table:
+      raise errors.UserError(
+        f'The folder {folder} is damaged: it has a tensor of the name {name}, '
+        'which is no name that transformers gives.'
+      )
+    found[name] = name, False
+  return found
+
+
+def _renamed(
+  folder: pathlib.Path, tensors: Mapping, found: Mapping, copies: set[str]
+) -> dict[str, np.ndarray]:
+  for name in sorted(copies):
+    if not np.array_equal(tensors[name], tensors[_TABLE]):
+      raise errors.UserError(
+        f'The tensor {name} of {folder} differs from {_TABLE}, and this model '
+        'has one matrix for both.'
+      )
   return {
-    name: table.get(name, (name, False)) for name in shapes if name not in skip
+    name: tensors[theirs].T if transposed else tensors[theirs]
+    for name, (theirs, transposed) in found.items()
   }
-
-
-def _renamed(tensors: Mapping, names: Mapping) -> dict[str, np.ndarray]:
-  return {
-    ours: tensors[name].T if transposed else tensors[name]
-    for name, (ours, transposed) in names.items()
-  }
-
-
-def _weights(folder: pathlib.Path):
-  """Shapes of the tensors by name, and a function that reads them."""
-  index = folder / f'{WEIGHTS}.index.json'
-  if (folder / WEIGHTS).is_file():
-    files = [folder / WEIGHTS]
-  elif index.is_file():
-    content = json.loads(index.read_text(encoding='utf-8'))
-    files = sorted({folder / name for name in content['weight_map'].values()})
-  elif (folder / 'pytorch_model.bin').is_file():
-    return _torch_weights(folder / 'pytorch_model.bin')
-  else:
-    raise errors.UserError(
-      f'{folder} holds no weights: neither {WEIGHTS}, {index.name} nor '
-      'pytorch_model.bin.'
-    )
-  shapes = {}
-  for file in files:
-    with _opened(file) as content:
-      for name in content.keys():
-        shapes[name] = tuple(content.get_slice(name).get_shape())
-
-  def read():
-    tensors = {}
-    for file in files:
-      with _opened(file) as content:
-        for name in content.keys():
-          tensors[name] = np.asarray(content.get_tensor(name), np.float32)
-    return tensors
-
-  return shapes, read
-
-
-def _opened(file: pathlib.Path):
-  try:
-    return safetensors.safe_open(file, framework='numpy')
-  except (OSError, safetensors.SafetensorError) as error:
-    raise errors.UserError(
-      f'{file} is missing, truncated or no safetensors file: {error}'
-    ) from error
-
-
-def _torch_weights(file: pathlib.Path):
-  try:
-    import torch
-  except ImportError as error:
-    raise errors.UserError(
-      f'{file} is read by torch, which is not installed: pip install '
-      "'t5x-variants[hf]', or save the model as safetensors."
-    ) from error
-  try:
-    tensors = torch.load(file, map_location='cpu', weights_only=True)
-  except Exception as error:
-    # Which exception a damaged file ends in depends on the file.
-    raise errors.UserError(
-      f'{file} is truncated or holds no weights: {type(error).__name__}.'
-    ) from error
-  return (
-    {name: tuple(tensor.shape) for name, tensor in tensors.items()},
-    lambda: {name: t.float().numpy() for name, t in tensors.items()},
-  )

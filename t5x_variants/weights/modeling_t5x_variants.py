@@ -13,13 +13,16 @@ blocks, which has coefficients of its own in each block:
   xielu      a_p z^2 + z / 2 above 0, a_n (e^z - 1 - z) + z / 2 below, with
              a_p = softplus(alpha_p), a_n = 1/2 + softplus(alpha_n)
 
-Computed in float32 whatever the model's dtype. This file stands on its own:
-it was written beside the weights by t5x_variants (Apache-2.0).
+The coefficients are float32 and so is the computation, whatever the model's
+dtype. t5x_variants (Apache-2.0) wrote this file beside the weights; it needs
+nothing but torch and transformers.
 """
+
+import math
 
 import torch
 from torch import nn
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration, initialization
 
 
 def _power_sum(coefficients, z, first):
@@ -78,23 +81,62 @@ FORMULAS = {
 }
 
 
-class Activation(nn.Module):
-  """One block's activation with its coefficients, float32 vectors."""
+class Activation(nn.LayerNorm):
+  """One block's activation with its coefficients, float32 vectors.
+
+  It normalises nothing. It is a LayerNorm because Trainer leaves the
+  parameters of that class out of weight decay, and decides by nothing else
+  that an activation could have.
+
+  The coefficients are registered in alphabetical order: an optimizer's state
+  goes by order alone, and transformers sorts config.json when it saves.
+  """
 
   def __init__(self, name, version, coefficients):
-    super().__init__()
+    nn.Module.__init__(self)
     self.formula, self.version = FORMULAS[name], version
-    for key, length in coefficients.items():
-      self.register_parameter(key, nn.Parameter(torch.zeros(length)))
+    # Folders written before the initial values were in config.json have the
+    # number of coefficients there; NaN shows that none were loaded.
+    self.initial = {
+      key: [math.nan] * value if isinstance(value, int) else value
+      for key, value in sorted(coefficients.items())
+    }
+    for key in self.initial:
+      self.register_parameter(key, nn.Parameter(self._initial_value(key)))
+
+  def _initial_value(self, key):
+    # Not of torch's default dtype, which transformers sets to the model's.
+    return torch.tensor(self.initial[key], dtype=torch.float32)
+
+  def reset_parameters(self):
+    """Gives every coefficient that was not loaded its initial values."""
+    for key in self.initial:
+      initialization.copy_(getattr(self, key), self._initial_value(key))
+
+  def _apply(self, fn, recurse=True):
+    """Moves the coefficients to another device, not to another dtype."""
+
+    def moved(tensor):
+      result = fn(tensor)
+      if result.dtype == tensor.dtype:
+        return result
+      return tensor.to(result.device)
+
+    return super()._apply(moved, recurse)
 
   def forward(self, z):
     """Applies the activation to [..., d_ff]."""
-    c = {key: value.float() for key, value in self.named_parameters()}
-    return self.formula(z.float(), c, self.version).to(z.dtype)
+    coefficients = {key: getattr(self, key) for key in self.initial}
+    return self.formula(z.float(), coefficients, self.version).to(z.dtype)
+
+  def extra_repr(self):
+    """The formula and the numbers of coefficients."""
+    lengths = [f'{key}={len(values)}' for key, values in self.initial.items()]
+    return ', '.join([self.formula.__name__.strip('_'), *lengths])
 
 
 class T5VariantsConfig(T5Config):
-  """T5's configuration, and `activation`: its name, version and lengths."""
+  """T5's configuration, and `activation`: name, version, initial values."""
 
   model_type = 't5x_variants'
   activation: dict | None = None
@@ -109,9 +151,19 @@ class T5VariantsForConditionalGeneration(T5ForConditionalGeneration):
   """T5 with a language model's head and learned activations."""
 
   config_class = T5VariantsConfig
+  _keep_in_fp32_modules_strict = ['DenseReluDense.act']
 
   def __init__(self, config):
     super().__init__(config)
     for stack in (self.encoder, self.decoder):
       for block in stack.block:
         block.layer[-1].DenseReluDense.act = Activation(**config.activation)
+
+  @torch.no_grad()
+  def initialize_weights(self):
+    """Initialises what was not loaded."""
+    # Not by _init_weights: a stack's modules are given to the stack's own.
+    super().initialize_weights()
+    for module in self.modules():
+      if isinstance(module, Activation):
+        module.reset_parameters()

@@ -41,8 +41,9 @@ def load(
   if None not in (found.variant, asked) and found.variant != asked:
     # Several variants have the same parameters.
     raise errors.UserError(
-      f'{found.where} is a checkpoint of {found.variant}, and {asked} was '
-      'asked for: give the variant file (gin/variants/) it was made with.'
+      f'The folder {found.where} is a checkpoint of {found.variant}, and '
+      f'{asked} was asked for: give the variant file (gin/variants/) it was '
+      'made with.'
     )
   params = fit.exact(
     found, shapes, 'Give the model and variant files it was made with.'

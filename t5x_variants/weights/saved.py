@@ -5,19 +5,22 @@ An import has the form of a run directory, `config.gin` and
 starts from it by INITIAL_CHECKPOINT_PATH, and what reads runs reads it.
 """
 
+import dataclasses
 import functools
 import os
 import pathlib
+import secrets
 import shutil
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from flax import traverse_util
 
 from t5x_variants import errors, runs
-from t5x_variants.weights import source
+from t5x_variants.weights import files, kinds, source
 
 
 def open_checkpoint(path: str | os.PathLike) -> source.Source:
@@ -28,7 +31,8 @@ def open_checkpoint(path: str | os.PathLike) -> source.Source:
       step's folder, `RUN/checkpoints/STEP`.
 
   Raises:
-    errors.UserError: there is no checkpoint of ours.
+    errors.UserError: there is no checkpoint of ours, or its files cannot be
+      read.
   """
   if '://' in str(path):
     raise errors.UserError(
@@ -36,25 +40,19 @@ def open_checkpoint(path: str | os.PathLike) -> source.Source:
       'first.'
     )
   folder = pathlib.Path(os.path.abspath(os.path.expanduser(str(path))))
-  if (folder / 'state').is_dir() and folder.name.isdigit():
-    step, run = int(folder.name), folder.parent.parent
-  elif (folder / 'checkpoints').is_dir():
-    run = folder
-    step, folder = runs.newest_checkpoint(run)
-  else:
-    raise errors.UserError(
-      f'{path} holds no checkpoint of t5x_variants: give a run directory, one '
-      'of its checkpoints (RUN/checkpoints/STEP), or what import_t5x or '
-      'import_hf wrote.'
-    )
+  with files.reading(folder):
+    if (folder / 'state').is_dir() and folder.name.isdecimal():
+      step, run = int(folder.name), folder.parent.parent
+    elif (folder / 'checkpoints').is_dir():
+      run = folder
+      step, folder = runs.newest_checkpoint(run)
+    else:
+      raise kinds.mistaken(path, kinds.OURS)
+  # It says which variant the weights are of.
+  with files.reading(run / 'config.gin'):
+    variant = variant_of(runs.settings(run))
   found = open_orbax(folder / 'state', 'params', folder)
-  return source.Source(
-    where=str(folder),
-    step=step,
-    shapes=found.shapes,
-    read=found.read,
-    variant=variant_of(runs.settings(run)),
-  )
+  return dataclasses.replace(found, step=step, variant=variant)
 
 
 def variant_of(settings: Mapping[str, str]) -> str | None:
@@ -73,27 +71,74 @@ def variant_of(settings: Mapping[str, str]) -> str | None:
 def open_orbax(
   state: pathlib.Path, key: str, folder: pathlib.Path
 ) -> source.Source:
-  """The parameters that stand at `key` of a tree that orbax wrote."""
+  """The parameters at `key` of a tree that orbax wrote.
+
+  Args:
+    state: the folder that orbax wrote.
+    key: a key of the tree's root.
+    folder: the checkpoint's folder, which `state` is in.
+
+  Raises:
+    errors.UserError: it cannot be read, or holds no parameters.
+  """
+  files.check_tree(folder)
+  if (state / '_METADATA').is_file():
+    _guarded(folder, files.read_json, state / '_METADATA')
+  _guarded(folder, _check_database, state)
   tree = _guarded(folder, _metadata, state)
   if not isinstance(tree, Mapping) or key not in tree:
     raise errors.UserError(
       f'The checkpoint {folder} has no parameters: {state} holds no {key!r}.'
     )
-  flat = traverse_util.flatten_dict(tree[key], sep='/')
+  flat = source.flattened(tree[key], str(folder))
   return source.Source(
     where=str(folder),
     step=0,
-    shapes={name: tuple(leaf.shape) for name, leaf in flat.items()},
+    shapes={
+      name: _guarded(folder, _shape, leaf) for name, leaf in flat.items()
+    },
     read=functools.partial(_guarded, folder, _read, state, key, tree[key]),
   )
 
 
+def _check_database(state: pathlib.Path, key: str | None = None) -> None:
+  """Reads orbax's database: its list of entries, and those of a key's arrays.
+
+  This comes before orbax reads, because orbax starts all reads at once, and
+  after an error Python prints a traceback for each of the others.
+
+  Raises:
+    ValueError: a file is damaged or missing.
+  """
+  if not (state / 'manifest.ocdbt').is_file():
+    return  # Then each array has a folder of its own.
+  base = {'driver': 'file', 'path': f'{state}/'}
+  store = tensorstore.KvStore.open({'driver': 'ocdbt', 'base': base}).result()
+  for name in store.list().result():
+    if key is not None and name.startswith(f'{key}.'.encode()):
+      store.read(name).result()
+
+
 def _metadata(state: pathlib.Path):
   with ocp.PyTreeCheckpointer() as reader:
-    return reader.metadata(state).item_metadata.tree
+    found = reader.metadata(state).item_metadata
+  if found is None:
+    raise ValueError('its description of what it holds is damaged or missing')
+  return found.tree
+
+
+def _shape(leaf) -> source.Shape:
+  """The shape of one array, which a file of orbax describes."""
+  shape = tuple(leaf.shape)
+  chunk = leaf.storage.chunk_shape if leaf.storage else None
+  if chunk and any(c > max(s, 1) for c, s in zip(chunk, shape, strict=True)):
+    # tensorstore would ask for that much memory, and end the process.
+    raise ValueError(f'an array of shape {shape} has chunks of {tuple(chunk)}')
+  return shape
 
 
 def _read(state: pathlib.Path, key: str, tree) -> dict[str, np.ndarray]:
+  _check_database(state, key)
   as_numpy = jax.tree.map(
     lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
   )
@@ -113,9 +158,9 @@ def _guarded(folder, function, *args):
     return function(*args)
   except Exception as error:
     # Which exception a damaged file ends in depends on the file.
-    reason = ' '.join(str(error).split())[:200]
+    reason = ' '.join(str(error).split())[:300].removesuffix('.')
     raise errors.UserError(
-      f'The checkpoint {folder} cannot be read: {reason}'
+      f'The checkpoint {folder} cannot be read: {reason}.'
     ) from error
 
 
@@ -126,17 +171,21 @@ def check_output(path: str | None, flag: str = '--output') -> pathlib.Path:
     errors.UserError: none given, remote, or there already.
   """
   if not path:
-    raise errors.UserError(f'{flag}=DIR is missing: the folder to write.')
+    raise errors.UserError(
+      f'The flag {flag}=DIR is missing: it names the folder to write.'
+    )
   if '://' in path:
     raise errors.UserError(
-      f'{flag}={path} is on remote storage; write to a local folder and copy '
-      'it there.'
+      f'The folder {flag}={path} is on remote storage; write to a local folder '
+      'and copy it there.'
     )
   folder = pathlib.Path(os.path.abspath(os.path.expanduser(str(path))))
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+  with files.reading(folder):
+    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+  if taken:
     raise errors.UserError(
-      f'{flag}={path} is there already; choose a new folder, or delete it '
-      'first.'
+      f'The folder {flag}={path} is there already; choose a new one, or delete '
+      'it first.'
     )
   return folder
 
@@ -147,9 +196,9 @@ def write_folder(folder: pathlib.Path, write) -> None:
   Raises:
     errors.UserError: it cannot be written.
   """
-  partial = folder.with_name(f'{folder.name}.partial')
+  # A name of its own: nothing that is there is touched.
+  partial = folder.with_name(f'{folder.name}.partial-{secrets.token_hex(4)}')
   try:
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write(partial)
     os.replace(partial, folder)
@@ -160,7 +209,9 @@ def write_folder(folder: pathlib.Path, write) -> None:
     if ours or not isinstance(error, (OSError, ValueError)):
       raise
     reason = ' '.join(str(error).split())[:200]
-    raise errors.UserError(f'Cannot write {folder}: {reason}') from error
+    raise errors.UserError(
+      f'The folder {folder} cannot be written: {reason}.'
+    ) from error
 
 
 def write(

@@ -10,21 +10,21 @@ runs of t5x leave it to orbax: a folder `state` with the same target.
 Nothing but the parameters is read: t5x's optimizer state stays behind.
 """
 
+import dataclasses
 import logging
 import math
+import operator
 import os
 import pathlib
 import re
 from collections.abc import Mapping
 
-import jax.numpy as jnp
-import msgpack
 import numpy as np
 import tensorstore
-from flax import serialization, traverse_util
+from flax import serialization
 
 from t5x_variants import errors
-from t5x_variants.weights import saved, source
+from t5x_variants.weights import files, kinds, saved, source
 
 _log = logging.getLogger('t5x_variants')
 _FILE = 'checkpoint'
@@ -41,49 +41,57 @@ def open_checkpoint(path: str) -> source.Source:
       on gs:// in the msgpack form.
 
   Raises:
-    errors.UserError: there is none, or its msgpack is damaged.
+    errors.UserError: there is none, or what it says of itself cannot be.
   """
+  given = path
   path = path.rstrip('/').removesuffix(f'/{_FILE}')
   if '://' in path and not path.startswith('gs://'):
     raise errors.UserError(
-      f'{path}: t5x checkpoints are read from local folders and from gs://.'
+      f'The path {path} is on storage that cannot be read; t5x checkpoints are '
+      'read from local folders and from gs://.'
     )
   if not path.startswith('gs://'):
-    folder = _newest(pathlib.Path(os.path.abspath(os.path.expanduser(path))))
+    folder = pathlib.Path(os.path.abspath(os.path.expanduser(path)))
+    with files.reading(folder):
+      folder = _newest(folder, given)
+    files.check_tree(folder)
     if (folder / 'state').is_dir():
       found = saved.open_orbax(folder / 'state', 'target', folder)
-      return source.Source(
-        found.where, _step_of(folder.name), found.shapes, found.read
-      )
+      return dataclasses.replace(found, step=_step_of(folder.name))
     path = str(folder)
   store = _store(path)
-  tree = _tree(path, store)
-  leaves = _leaves(tree['target'])
+  state = _tree(path, store)
+  leaves = source.flattened(state['target'], path, _is_spec)
   return source.Source(
     where=path,
-    step=int(np.asarray(tree['state']['step'])),
-    shapes={name: _shape(leaf) for name, leaf in leaves.items()},
+    step=_step(state['state'].get('step')),
+    shapes={name: _shape(path, name, leaf) for name, leaf in leaves.items()},
     read=lambda: _read(path, store, leaves),
   )
 
 
-def _newest(folder: pathlib.Path) -> pathlib.Path:
+def _step(value):
+  try:
+    return operator.index(value)
+  except TypeError:
+    return value  # `Source` says what a step is.
+
+
+def _newest(folder: pathlib.Path, given: str) -> pathlib.Path:
   """The folder itself if it is a step's, else the newest step in it."""
-  if (folder / _FILE).is_file() or (folder / 'state').is_dir():
+  if _is_step(folder):
     return folder
-  steps = sorted(
-    (child for child in folder.glob('checkpoint_*') if child.is_dir()),
-    key=lambda child: _step_of(child.name),
-  )
+  steps = [child for child in folder.glob('checkpoint_*') if _is_step(child)]
   if not steps:
-    what = 'holds no t5x checkpoint' if folder.is_dir() else 'is no folder'
-    raise errors.UserError(
-      f'{folder} {what}: give a folder such as .../checkpoint_1000000, in '
-      "which lie the file 'checkpoint' and a folder for each tensor."
-    )
+    raise kinds.mistaken(given, kinds.T5X)
+  newest = max(steps, key=lambda child: _step_of(child.name))
   if len(steps) > 1:
-    _log.info('Taking %s, the newest of %d.', steps[-1], len(steps))
-  return _newest(steps[-1])
+    _log.info('Taking %s, the newest of %d.', newest, len(steps))
+  return files.inside(folder, newest.name)
+
+
+def _is_step(folder: pathlib.Path) -> bool:
+  return (folder / _FILE).is_file() or (folder / 'state').is_dir()
 
 
 def _step_of(name: str) -> int:
@@ -102,62 +110,73 @@ def _store(path: str) -> dict:
 def _tree(path: str, store: dict) -> Mapping:
   """The content of the msgpack file, from `optimizer` on."""
   try:
-    files = tensorstore.KvStore.open(store).result()
-    found = files.read(_FILE).result(timeout=_PATIENCE)
+    folder = tensorstore.KvStore.open(store).result()
+    found = folder.read(_FILE).result(timeout=_PATIENCE)
   except TimeoutError as error:
     raise errors.UserError(
-      f'{path} was not reached within {_PATIENCE} seconds; copy it to a local '
-      'folder (gcloud storage cp -r) and give that.'
+      f'The checkpoint {path} was not reached within {_PATIENCE} seconds; copy '
+      'it to a local folder (gcloud storage cp -r) and give that.'
     ) from error
   except ValueError as error:
     raise errors.UserError(
-      f'{path}/{_FILE} cannot be read: {_short(error)}'
+      f'The file {path}/{_FILE} cannot be read: {_short(error)}.'
     ) from error
   if found.state != 'value':
     raise errors.UserError(
-      f"{path} holds no t5x checkpoint: there is no file '{_FILE}' in it."
+      f"The path {path} holds no t5x checkpoint: there is no file '{_FILE}' "
+      'in it.'
     )
   try:
     content = serialization.msgpack_restore(found.value)
-  except (ValueError, msgpack.UnpackException, TypeError) as error:
+  except Exception as error:
+    # Which exception damaged bytes end in depends on the bytes.
     raise errors.UserError(
-      f'{path}/{_FILE} is truncated or no msgpack file: {_short(error)}'
+      f'The file {path}/{_FILE} is truncated or is not a msgpack file '
+      f'({type(error).__name__}: {_short(error)}).'
     ) from error
   version = content.get('version') if isinstance(content, Mapping) else None
   if version not in (2, 3):
     raise errors.UserError(
-      f'{path}/{_FILE} is of version {version!r} of t5x checkpoints; those '
-      'that can be read are 2 and 3.'
+      f'The file {path}/{_FILE} is of version {files.short(version)} of t5x '
+      'checkpoints; those that can be read are 2 and 3.'
     )
-  state = content.get('optimizer')
-  if not isinstance(state, Mapping) or not {'target', 'state'} <= state.keys():
+  optimizer = content.get('optimizer')
+  parts = optimizer if isinstance(optimizer, Mapping) else {}
+  if not all(isinstance(parts.get(k), Mapping) for k in ('target', 'state')):
     raise errors.UserError(
-      f'{path}/{_FILE} holds no parameters: there is no optimizer/target in it.'
+      f'The file {path}/{_FILE} holds no parameters: there are no '
+      'optimizer/target and optimizer/state in it.'
     )
-  return state
+  return parts
 
 
-def _leaves(target: Mapping) -> dict:
-  return traverse_util.flatten_dict(
-    target, sep='/', is_leaf=lambda _, value: set(value) >= _SPEC
-  )
+def _is_spec(_, value) -> bool:
+  return isinstance(value, Mapping) and value.keys() >= _SPEC
 
 
-def _shape(leaf) -> source.Shape:
-  if isinstance(leaf, Mapping):
-    return tuple(leaf.get('metadata', {}).get('shape', ()))
-  return tuple(np.shape(leaf))
+def _shape(path: str, name: str, leaf) -> source.Shape:
+  """The shape that the msgpack file says a leaf has."""
+  if isinstance(leaf, np.ndarray):
+    return leaf.shape
+  metadata = leaf.get('metadata') if isinstance(leaf, Mapping) else None
+  shape = metadata.get('shape') if isinstance(metadata, Mapping) else None
+  if not isinstance(shape, list | tuple):
+    raise errors.UserError(
+      f'The checkpoint {path} is damaged: its file {_FILE!r} holds neither '
+      f'values nor a shape of the tensor {files.short(name)}.'
+    )
+  return tuple(shape)
 
 
 def _read(path: str, store: dict, leaves: Mapping) -> dict[str, np.ndarray]:
   """All values; tensorstore reads them side by side."""
-  futures = {
+  tensors = {
     name: _Tensor(path, store, name, leaf)
     for name, leaf in leaves.items()
     if isinstance(leaf, Mapping)
   }
   return {
-    name: futures[name].result() if name in futures else np.asarray(leaf)
+    name: tensors[name].result() if name in tensors else leaf
     for name, leaf in leaves.items()
   }
 
@@ -166,15 +185,31 @@ class _Tensor:
   """One zarr folder, opened; `result` waits for its values."""
 
   def __init__(self, path: str, store: dict, name: str, spec: Mapping):
-    inside = (spec['kvstore'].get('path') or spec.get('path', '')).strip('/')
-    self._where, self._name, self._shape = path, name, _shape(spec)
-    self._folder = inside
-    self._opened = tensorstore.open(
-      {
-        'driver': 'zarr',
-        'kvstore': store | {'path': f'{store["path"]}{inside}/'},
-      }
+    self._where, self._name, self._shape = path, name, _shape(path, name, spec)
+    kvstore = spec['kvstore']
+    inside = kvstore.get('path') if isinstance(kvstore, Mapping) else None
+    # Of a bucket, what is inside of it stands one level higher.
+    self._folder = inside or spec.get('path')
+    if not self._in_the_checkpoint():
+      self._fail('that is no folder inside the checkpoint')
+    kvstore = store | {'path': f'{store["path"]}{self._folder.strip("/")}/'}
+    if store['driver'] == 'file':
+      self._check_metadata(pathlib.Path(kvstore['path'], '.zarray'))
+    self._opened = tensorstore.open({'driver': 'zarr', 'kvstore': kvstore})
+
+  def _in_the_checkpoint(self) -> bool:
+    folder = self._folder
+    return isinstance(folder, str) and not (
+      {'', '.', '..'} & set(folder.removesuffix('/').split('/'))
+      or '\0' in folder
     )
+
+  def _check_metadata(self, file: pathlib.Path) -> None:
+    """Has Python read it first: deep JSON makes tensorstore end the process."""
+    try:
+      files.read_json(file)
+    except errors.UserError as error:
+      self._fail(str(error).removesuffix('.'), error)
 
   def result(self) -> np.ndarray:
     """The values, or which tensor is damaged."""
@@ -185,34 +220,45 @@ class _Tensor:
           f'its folder has shape {list(tensor.shape)}, the file '
           f"'{_FILE}' says {list(self._shape)}"
         )
-      self._check_complete(tensor)
-      values = tensor.read().result()
+      self._check_chunks(tensor)
+      return tensor.read().result()
     except ValueError as error:
       if isinstance(error, errors.UserError):
         raise
       self._fail(_short(error), error)
-    return np.asarray(values, jnp.float32)
 
-  def _check_complete(self, tensor) -> None:
-    """A file that is missing would be read as zeros."""
-    metadata = tensor.spec().to_json()['metadata']
-    if metadata.get('fill_value') is not None:
-      return  # Then chunks that hold nothing else are not written.
-    expected = math.prod(
-      math.ceil(size / chunk)
-      for size, chunk in zip(tensor.shape, metadata['chunks'], strict=True)
+  def _check_chunks(self, tensor) -> None:
+    chunks = tensor.chunk_layout.read_chunk.shape
+    if any(c > max(s, 1) for c, s in zip(chunks, tensor.shape, strict=True)):
+      # tensorstore would ask for that much memory, and end the process.
+      self._fail(
+        f'its files hold {list(chunks)} values each, more than the '
+        f'{list(tensor.shape)} it has'
+      )
+    if tensor.spec().to_json()['metadata'].get('fill_value') is not None:
+      return  # Then files that would hold nothing else are not written.
+    # A file that is missing would be read as zeros.
+    grid = [math.ceil(s / c) for s, c in zip(tensor.shape, chunks, strict=True)]
+    missing = math.prod(grid) - sum(
+      _is_chunk(key, grid) for key in tensor.kvstore.list().result()
     )
-    found = [
-      key for key in tensor.kvstore.list().result() if b'.zarray' not in key
-    ]
-    if len(found) < expected:
-      self._fail(f'{expected - len(found)} of its {expected} files are missing')
+    if missing:
+      self._fail(f'{missing} of its {math.prod(grid)} files are missing')
 
   def _fail(self, reason: str, cause: Exception | None = None):
     raise errors.UserError(
       f'The tensor {self._name} of {self._where} cannot be read '
-      f'({self._folder}): {reason}. Copy the checkpoint again.'
+      f'({files.short(self._folder)}): {reason}; copy the checkpoint again.'
     ) from cause
+
+
+def _is_chunk(key: bytes, grid: list[int]) -> bool:
+  """Whether a file of a zarr folder is one of the grid's, such as b'0.1'."""
+  parts = re.split(rb'[./]', key)
+  return len(parts) == len(grid) and all(
+    part.isdigit() and int(part) < count
+    for part, count in zip(parts, grid, strict=True)
+  )
 
 
 def _short(error: Exception) -> str:

@@ -1,0 +1,138 @@
+"""Weights that are damaged or harmful: one sentence, and nothing written."""
+
+import functools
+import os
+import shutil
+import types
+
+import orbax.checkpoint as ocp
+import pytest
+from damage_cases import CASES
+from flax import traverse_util
+from weights_cases import random_values, write_t5x
+
+from t5x_variants import errors, importing, network, train_state
+from t5x_variants.weights import hugging_face, source, t5x
+
+MODEL = network.Transformer(
+  network.T5Config(
+    vocab_size=40,
+    emb_dim=8,
+    num_heads=2,
+    head_dim=3,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    mlp_dim=12,
+  )
+)
+OPEN = {
+  'hf': hugging_face.open_folder,
+  't5x': lambda path, config, names: t5x.open_checkpoint(path),
+}
+OPEN['orbax'] = OPEN['t5x']
+
+
+@functools.cache
+def shapes_and_axes(model):
+  return train_state.shapes_and_axes(model)
+
+
+def write_hf(folder, values):
+  folder.mkdir()
+  hugging_face.write(folder, MODEL.config, source.unrolled(values))
+  return folder
+
+
+def write_orbax(folder, values):
+  with ocp.PyTreeCheckpointer() as writer:
+    writer.save(
+      folder / 'checkpoint_30/state',
+      {'target': traverse_util.unflatten_dict(values, sep='/')},
+    )
+  return folder / 'checkpoint_30'
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """A folder of each kind, and beside it the weights of another model."""
+  folder = tmp_path_factory.mktemp('whole')
+  folders = {}
+  for seed, name in enumerate(('given', 'other')):
+    values = random_values(shapes_and_axes(MODEL)[0], seed)
+    folders[name] = {
+      'hf': write_hf(folder / f'{name}_hf', values),
+      't5x': write_t5x(folder / f'{name}_t5x', values),
+      'orbax': write_orbax(folder / f'{name}_orbax', values),
+    }
+  return folders
+
+
+def content_of(folder):
+  """Every path below a folder, with what a file holds or a link leads to."""
+  return {
+    path: (
+      os.readlink(path)
+      if path.is_symlink()
+      else path.read_bytes()
+      if path.is_file()
+      else None
+    )
+    for path in folder.rglob('*')
+  }
+
+
+def import_(monkeypatch, kind, folder, output):
+  """What import_hf and import_t5x do, with a model that needs no gin file."""
+  flags = types.SimpleNamespace(
+    checkpoint=str(folder),
+    output=str(output),
+    dry_run=False,
+    gin_file=[],
+    gin_bindings=[],
+    gin_search_paths=[],
+  )
+  monkeypatch.setattr(importing, 'FLAGS', flags)
+  monkeypatch.setattr(importing.gin_utils, 'read_model', lambda *_: (MODEL, ''))
+  monkeypatch.setattr(importing.train_state, 'shapes_and_axes', shapes_and_axes)
+  importing.run(OPEN[kind])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize('kind, damage, said', CASES)
+def test_what_is_damaged_is_refused(
+  whole, tmp_path, monkeypatch, kind, damage, said
+):
+  given = whole['given'][kind]
+  folder = shutil.copytree(given, tmp_path / given.name, symlinks=True)
+  other = tmp_path / 'other'
+  other.symlink_to(whole['other'][kind])
+  damage(folder, other)
+  before = content_of(tmp_path)
+  with pytest.raises(errors.UserError, match=said) as error:
+    import_(monkeypatch, kind, folder, tmp_path / 'imported')
+  sentence = str(error.value)
+  assert '\n' not in sentence and len(sentence) < 900
+  assert sentence[0].isupper() and sentence[-1] == '.'
+  assert content_of(tmp_path) == before
+
+
+@pytest.mark.parametrize('kind', OPEN)
+def test_what_is_whole_is_imported(whole, tmp_path, monkeypatch, kind):
+  import_(monkeypatch, kind, whole['given'][kind], tmp_path / 'imported')
+  assert (tmp_path / 'imported/checkpoints').is_dir()
+
+
+def test_the_hubs_cache_may_be_given(whole, tmp_path, monkeypatch):
+  """Its files are links to blobs beside the snapshots, and to nowhere else."""
+  snapshot = tmp_path / 'models--x/snapshots/1'
+  shutil.copytree(whole['given']['hf'], snapshot)
+  blobs = tmp_path / 'models--x/blobs'
+  blobs.mkdir()
+  for number, file in enumerate(sorted(snapshot.iterdir())):
+    os.rename(file, blobs / str(number))
+    file.symlink_to(f'../../blobs/{number}')
+  import_(monkeypatch, 'hf', snapshot, tmp_path / 'imported')
+  os.rename(blobs, tmp_path / 'elsewhere')
+  blobs.symlink_to(tmp_path / 'elsewhere')
+  with pytest.raises(errors.UserError, match='leads out of the folder'):
+    import_(monkeypatch, 'hf', snapshot, tmp_path / 'again')

@@ -1,0 +1,142 @@
+"""A path of the wrong kind, or that cannot be read: one sentence, the cure."""
+
+import contextlib
+import os
+
+import orbax.checkpoint as ocp
+import pytest
+from flax import traverse_util
+from weights_cases import random_values, write_t5x
+
+from t5x_variants import errors, network, train_state
+from t5x_variants.weights import hugging_face, saved, source, t5x
+
+CONFIG = network.T5Config(
+  vocab_size=40,
+  emb_dim=8,
+  num_heads=2,
+  head_dim=3,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+  mlp_dim=12,
+)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """The same weights as each program writes them."""
+  folder = tmp_path_factory.mktemp('weights')
+  shapes, _ = train_state.shapes_and_axes(network.Transformer(CONFIG))
+  values = random_values(shapes)
+  params = traverse_util.unflatten_dict(values, sep='/')
+  (folder / 'hf').mkdir()
+  hugging_face.write(folder / 'hf', CONFIG, source.unrolled(values))
+  write_t5x(folder / 't5x', values)
+  with ocp.PyTreeCheckpointer() as writer:
+    writer.save(folder / 'orbax/checkpoint_3/state', {'target': params})
+  saved.write(folder / 'run', 5, params, "ACTIVATION = 'gelu'\nGATED = True\n")
+  return folder
+
+
+def open_hf(path):
+  return hugging_face.open_folder(str(path), CONFIG, ())
+
+
+def open_t5x(path):
+  return t5x.open_checkpoint(str(path))
+
+
+def sentence_of(function, path):
+  with pytest.raises(errors.UserError) as error:
+    function(path)
+  sentence = str(error.value)
+  assert sentence[0].isupper() and sentence[-1] == '.'
+  assert '\n' not in sentence
+  return sentence
+
+
+@pytest.mark.parametrize(
+  'path, command',
+  [
+    ('hf', 'import_hf'),
+    ('hf/model.safetensors', 'import_hf'),
+    ('hf/config.json', 'import_hf'),
+    ('t5x', 'import_t5x'),
+    ('t5x/checkpoint_7', 'import_t5x'),
+    ('t5x/checkpoint_7/checkpoint', 'import_t5x'),
+    ('orbax', 'import_t5x'),
+    ('orbax/checkpoint_3', 'import_t5x'),
+  ],
+)
+def test_weights_that_need_an_import(folder, path, command):
+  """INITIAL_CHECKPOINT_PATH, CHECKPOINT_PATH and --run all end here."""
+  sentence = sentence_of(saved.open_checkpoint, folder / path)
+  given = folder / path
+  given = given.parent if given.is_file() else given
+  assert f'python -m t5x_variants.{command} --gin_file=' in sentence
+  assert f'--checkpoint={given} --output=DIR, and give DIR here' in sentence
+  # The command's own reader takes the path that is named.
+  if command == 'import_t5x':
+    assert open_t5x(given).shapes
+  else:
+    assert open_hf(given).shapes
+
+
+@pytest.mark.parametrize(
+  'read, path, words',
+  [
+    (open_hf, 't5x', 'weights of t5x, not of Hugging Face transformers: '),
+    (open_hf, 'orbax/checkpoint_3', 'python -m t5x_variants.import_t5x '),
+    (open_t5x, 'hf', 'python -m t5x_variants.import_hf '),
+    (open_t5x, 'run', 'need no import: give them to a run by --gin.INITIAL_'),
+    (open_hf, 'run/checkpoints/5', 'need no import'),
+    (open_hf, '', 'no checkpoint of Hugging Face transformers: give a local'),
+    (open_t5x, 'none', 'no checkpoint of t5x because it does not exist'),
+    (saved.open_checkpoint, 'x' * 300, 'cannot be read: File name too long'),
+    (open_t5x, 'x' * 300, 'cannot be read: File name too long'),
+    (open_hf, 'x' * 300, 'cannot be read: File name too long'),
+  ],
+)
+def test_the_wrong_command(folder, read, path, words):
+  assert words in sentence_of(read, folder / path)
+
+
+@contextlib.contextmanager
+def no_rights(folder):
+  """Nobody may read a folder, and root, whom that does not stop, is nobody."""
+  root = os.geteuid() == 0
+  folder.chmod(0)
+  if root:
+    os.seteuid(65534)
+  try:
+    yield
+  finally:
+    if root:
+      os.seteuid(0)
+    folder.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+  'read, path',
+  [(saved.open_checkpoint, 'run'), (open_t5x, 't5x'), (open_hf, 'hf')],
+)
+def test_a_folder_that_may_not_be_read(folder, read, path):
+  with no_rights(folder / path):
+    sentence = sentence_of(read, folder / path)
+  assert 'cannot be read: Permission denied' in sentence
+
+
+@pytest.mark.parametrize(
+  'damage, words',
+  [
+    (lambda file: file.write_bytes(b'\xff = 1\n'), "can't decode byte 0xff"),
+    (lambda file: file.mkdir(), 'Is a directory'),
+  ],
+)
+def test_a_run_whose_config_cannot_be_read(tmp_path, damage, words):
+  """It says which variant the weights are of: none is not any."""
+  saved.write(tmp_path / 'run', 1, {'a': {'b': 1.0}}, '')
+  (tmp_path / 'run/config.gin').unlink()
+  damage(tmp_path / 'run/config.gin')
+  sentence = sentence_of(saved.open_checkpoint, tmp_path / 'run')
+  assert 'run/config.gin' in sentence and words in sentence
