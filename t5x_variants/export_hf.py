@@ -41,7 +41,7 @@ _CURE = 'Give its model and variant files by --gin_file.'
 def main() -> None:
   """Reads a run, checks that it can be expressed, then writes."""
   from t5x_variants import logs, train_state
-  from t5x_variants.weights import fit, hf_config, hugging_face, saved, source
+  from t5x_variants.weights import fit, hf_config, hugging_face, saved
 
   logs.quiet()
   if not FLAGS.run:

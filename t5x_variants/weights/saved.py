@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 from flax import traverse_util
 
-from t5x_variants import errors, runs
+from t5x_variants import checkpoints, errors, runs
 from t5x_variants.weights import files, kinds, source
 
 
@@ -32,7 +32,7 @@ def open_checkpoint(path: str | os.PathLike) -> source.Source:
 
   Raises:
     errors.UserError: there is no checkpoint of ours, or its files cannot be
-      read.
+      read, or are not what their checksums say.
   """
   if '://' in str(path):
     raise errors.UserError(
@@ -51,6 +51,13 @@ def open_checkpoint(path: str | os.PathLike) -> source.Source:
   # It says which variant the weights are of.
   with files.reading(run / 'config.gin'):
     variant = variant_of(runs.settings(run))
+  with files.reading(folder):
+    damage = checkpoints.damage(folder)
+  if damage:
+    raise errors.UserError(
+      f'The checkpoint {folder} is damaged: {damage}. Name the folder of '
+      'another step, RUN/checkpoints/STEP.'
+    )
   found = open_orbax(folder / 'state', 'params', folder)
   return dataclasses.replace(found, step=step, variant=variant)
 
