@@ -55,11 +55,20 @@ VARIANTS = (
 
 
 def settings(run: str | os.PathLike) -> dict[str, str]:
-  """The bindings of config.gin as text, macros by bare name; {} without it."""
+  """The bindings of config.gin as text, macros by bare name; {} without it.
+
+  Raises:
+    errors.UserError: it is there and cannot be read, or is no text.
+  """
   path = pathlib.Path(run) / 'config.gin'
   if not path.exists():
     return {}
-  return parsed(path.read_text(encoding='utf-8', errors='replace'))
+  try:
+    return parsed(path.read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise errors.UserError(
+      f'{path} cannot be read: {errors.reason(error)}.'
+    ) from error
 
 
 def parsed(text: str) -> dict[str, str]:

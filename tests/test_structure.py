@@ -15,7 +15,7 @@ PACKAGE = ROOT / 't5x_variants'
 # Rooms from the ground up: each may import what stands before it, and
 # itself. `errors` is the ground.
 FLOORS = [
-  {'errors'},
+  {'errors', 'checksums'},
   {'activations'},
   {'kernels'},
   {'mlp', 'layers'},
@@ -25,9 +25,9 @@ FLOORS = [
   {'for_t5x', 'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
   | {'flops', 'collectives', 'topologies', 'peers', 'remote'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'}
-  | {'command_line', 'gin_values', 'host_flags'},
+  | {'command_line', 'gin_values', 'host_flags', 'forked'},
   {'train_state', 'gin_utils', 'runs', 'throughput', 'profiling', 'sweeps'}
-  | {'hosts'}
+  | {'hosts', 'changes', 'run_lock'}
   | {'selection', 'task_metrics'},
   {'train_step', 'weights'},
   {'programs'},

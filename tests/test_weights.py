@@ -199,7 +199,7 @@ def test_what_lies_in_a_folder_must_be_what_was_written(tmp_path):
     (
       lambda values: None,
       {'mlp_dim': 24},
-      ['12 parameter(s)', 'wi_0/kernel: [8, 12] in the checkpoint, [8, 24]'],
+      ['12 array(s)', 'wi_0/kernel: [8, 12] in the checkpoint, [8, 24]'],
     ),
     (
       lambda values: None,
