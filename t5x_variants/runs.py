@@ -57,8 +57,13 @@ def settings(run: str | os.PathLike) -> dict[str, str]:
   path = pathlib.Path(run) / 'config.gin'
   if not path.exists():
     return {}
+  return parsed(path.read_text(encoding='utf-8', errors='replace'))
+
+
+def parsed(text: str) -> dict[str, str]:
+  """The bindings of an operative configuration, macros by bare name."""
   # A value that needs more than a line goes on indented, after a backslash.
-  text = re.sub(r'\s*\\?\n[ \t]+', ' ', path.read_text(encoding='utf-8'))
+  text = re.sub(r'\s*\\?\n[ \t]+', ' ', text)
   found = re.findall(r'^([\w./]+) = (.*)$', text, re.MULTILINE)
   return {name: value.strip() for name, value in found}
 
