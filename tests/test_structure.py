@@ -34,6 +34,7 @@ FLOORS = [
   {
     'trainer',
     'importing',
+    'exporting',
     'for_t5x',
     'inference',
     'evaluation',
