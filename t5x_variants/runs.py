@@ -67,7 +67,7 @@ def settings(run: str | os.PathLike) -> dict[str, str]:
     return parsed(path.read_text(encoding='utf-8'))
   except (OSError, ValueError) as error:
     raise errors.UserError(
-      f'{path} cannot be read: {errors.reason(error)}.'
+      f'The file {path} cannot be read: {errors.reason(error)}.'
     ) from error
 
 

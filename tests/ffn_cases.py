@@ -15,6 +15,12 @@ SAVES = ('inputs', 'preactivations')
 # Two tiles, two blocks of F; each its own chunk, or (when whole) two chunks.
 SMALL = tiles.Tiles(32, 128, (32, 128), 1, 0)
 SMALL_ROWS = tiles.Tiles(32, 256, (16, 256), 1, 0)
+# Has no finite derivative at 0.
+SIGNED_ROOT = activations.define(
+  'signed_root',
+  lambda z, c: jnp.where(z < 0, -1, 1) * jnp.sqrt(jnp.where(z < 0, -z, z)),
+  paper='2026',
+)
 
 
 def operands(
@@ -80,6 +86,8 @@ def distances(got, want):
 
   def distance(a, b):
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    # max() of the errors would pass over one that is no number.
+    assert np.isfinite(a).all() and np.isfinite(b).all()
     return np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)
 
   def joined(out):

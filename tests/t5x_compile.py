@@ -82,8 +82,11 @@ def model():
     module=network.Transformer(config),
     input_vocabulary=vocabularies.byte(),
     output_vocabulary=vocabularies.byte(),
-    optimizer_def=adafactor.Adafactor(
-      decay_rate=0.8, logical_factor_rules=for_t5x.factor_rules()
+    optimizer_def=for_t5x.optimizer(
+      adafactor.Adafactor(
+        decay_rate=0.8, logical_factor_rules=for_t5x.factor_rules()
+      ),
+      for_t5x.coefficient_adafactor(lambda step: 5e-4),
     ),
     z_loss=1e-4,
   )

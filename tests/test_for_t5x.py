@@ -16,61 +16,17 @@ from flax.core import freeze, unfreeze
 from flax.linen import partitioning
 from jax.sharding import PartitionSpec
 from quick_jit import jit
+from t5x_cases import SIZES, B, K, L, batch, model, randomised
 
 from t5x_variants import (
   activations,
   errors,
   for_t5x,
-  network,
   optimizer,
   train_state,
   train_step,
 )
 from t5x_variants.data import tasks, vocabularies
-
-B, K, L = 4, 12, 8
-# With 128, so that Adafactor factors some matrices and keeps others whole.
-SIZES = {
-  'vocab_size': 128,
-  'emb_dim': 128,
-  'num_heads': 2,
-  'num_encoder_layers': 2,
-  'num_decoder_layers': 1,
-  'head_dim': 16,
-  'mlp_dim': 96,
-  'dropout_rate': 0.0,
-}
-
-
-def model(**choices):
-  return network.Transformer(network.T5Config(**{**SIZES, **choices}))
-
-
-def batch():
-  """Two packed examples a row, and padding."""
-  rng = np.random.default_rng(0)
-
-  def lay(length, first, second):
-    ids = np.repeat([1, 2, 0], [first, second, length - first - second])
-    ids = np.broadcast_to(ids, (B, length)).astype(np.int32)
-    tokens = rng.integers(2, SIZES['vocab_size'], (B, length)) * (ids > 0)
-    return tokens.astype(np.int32), ids
-
-  inputs, input_ids = lay(K, 5, 6)
-  targets, target_ids = lay(L, 3, 4)
-  shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
-  shifted[:, 3] = 0
-  return {
-    'encoder_input_tokens': inputs,
-    'decoder_target_tokens': targets,
-    'decoder_input_tokens': shifted,
-    'decoder_loss_weights': (targets > 0).astype(np.int32),
-    'encoder_segment_ids': input_ids,
-    'decoder_segment_ids': target_ids,
-    'encoder_positions': np.zeros_like(inputs),
-    'decoder_positions': np.zeros_like(targets),
-  }
-
 
 # The calls that t5x's EncoderDecoderModel makes; only shapes are computed.
 
@@ -287,8 +243,35 @@ def test_a_submesh_that_cannot_be():
     for_t5x.submesh(16, slice_of(2, 2, 1, 2))
 
 
-def test_without_a_tpu_the_number_alone_is_passed_on():
+def cpus(processes, each):
+  """The devices of several processes without an accelerator."""
+  return [
+    Device(None, 0, process, each * process + n, platform='cpu')
+    for process in range(processes)
+    for n in range(each)
+  ]
+
+
+@pytest.mark.parametrize(
+  'size, submesh',
+  [(1, (1, 1, 1, 1)), (2, (1, 2, 1, 1)), (4, (1, 4, 1, 1)), (8, (2, 4, 1, 1))],
+)
+def test_without_a_tpu_devices_of_one_process_come_first(size, submesh):
+  assert for_t5x.submesh(size, cpus(2, 4)) == submesh
+
+
+@pytest.mark.parametrize('size', [0, 3, 6, 16, 2.0, None, '2'])
+def test_a_model_axis_that_does_not_divide_the_devices(size):
+  with pytest.raises(errors.UserError, match=r'MODEL_AXIS_SIZE is .*4, 8\]'):
+    for_t5x.submesh(size, cpus(2, 4))
+
+
+def test_a_gpu_s_mesh_is_t5x_s_own(monkeypatch):
+  gpus = [dataclasses.replace(one, platform='gpu') for one in cpus(1, 4)]
+  monkeypatch.setattr(jax, 'devices', lambda: gpus)
   assert for_t5x.submesh(2) is None and for_t5x.num_partitions(2) == 2
+  with pytest.raises(errors.UserError, match=r'is 3: .*\[1, 2, 4\]'):
+    for_t5x.num_partitions(3)
 
 
 # Tasks.
@@ -336,22 +319,6 @@ def test_a_task_s_metric_is_its_loss(task):
 
 
 # With t5x itself.
-
-
-def randomised(module):
-  """Parameters that are not where they start; coefficients near it."""
-  shapes, _ = train_state.shapes_and_axes(module)
-  rng = np.random.default_rng(1)
-
-  def value(path, leaf):
-    scale = 0.1 if len(leaf.shape) > 1 else 0.05
-    centre = 0.0 if len(leaf.shape) > 1 else 1.0
-    if path[-2].key == 'activation':
-      centre = module.config.activation.init()[path[-1].key]
-    x = centre + rng.normal(0, scale, leaf.shape)
-    return jnp.asarray(x, jnp.float32)
-
-  return jax.tree_util.tree_map_with_path(value, shapes)
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -469,6 +436,18 @@ def test_t5x_s_own_network_with_our_activations(name, gated, t5x_module):
     for m in (ours, their)
   )
   np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('size', [1, 2, 4, 8])
+def test_t5x_s_mesh_on_a_cpu_has_the_size_that_was_asked_for(size, t5x_module):
+  partitioner = t5x_module('t5x.partitioning').PjitPartitioner(
+    num_partitions=for_t5x.num_partitions(size),
+    model_parallel_submesh=for_t5x.submesh(size),
+  )
+  assert dict(partitioner.mesh.shape) == {'data': 8 // size, 'model': size}
+  assert set(partitioner.mesh.devices.flat) == set(jax.devices())
+  assert partitioner.get_data_layout(16).num_shards == 1
 
 
 @pytest.mark.filterwarnings('ignore')

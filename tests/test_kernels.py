@@ -15,6 +15,7 @@ import pytest
 from ffn_cases import (
   NAMES,
   SAVES,
+  SIGNED_ROOT,
   SMALL,
   all_forms,
   by_kernel,
@@ -84,6 +85,33 @@ def test_an_activation_of_this_test_has_a_kernel():
     {s: by_kernel(activation, True, s) for s in SAVES},
   )
   assert max(jax.tree.leaves(off)) < 4e-6, off
+
+
+# None is finite at 0 but for the root, whose derivative is not.
+NOT_AT_ZERO = (
+  SIGNED_ROOT,
+  activations.define(
+    'entropy',
+    lambda z, c: c['size'][0] * z * jnp.log(z * z),
+    paper='2026',
+    initial={'size': [0.5]},
+  ),
+  activations.define(
+    'whole_row',
+    lambda z, c: z / jnp.sqrt(jnp.mean(z * z, -1, keepdims=True)),
+    paper='2026',
+    kind='rowwise',
+  ),
+)
+
+
+@pytest.mark.parametrize('gated', [False, True])
+@pytest.mark.parametrize('activation', NOT_AT_ZERO, ids=lambda a: a.name)
+def test_no_activation_is_computed_at_padded_zeros(activation, gated):
+  """10 tokens in a tile of 32; F = 200 in 256 columns, but for whole rows."""
+  forms = {save: by_kernel(activation, gated, save) for save in SAVES}
+  off = errors_of(activation, gated, 'float32', forms, shape=(10, 20))
+  assert max(jax.tree.leaves(off)) < 1e-4, off
 
 
 @hypothesis.settings(max_examples=4)

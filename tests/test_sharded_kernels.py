@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ffn_cases import (
   SAVES,
+  SIGNED_ROOT,
   by_reference,
   call,
   distances,
@@ -28,12 +29,17 @@ def mesh_of(data, model, names=('data', 'model')):
 
 @pytest.mark.parametrize('shape', [(1, 8), (2, 4), (8, 1)])
 @pytest.mark.parametrize(
-  'name, gated, save',
-  [('swish', True, 'preactivations'), ('rational', False, 'inputs')],
+  'activation, gated, save, f',
+  [
+    ('swish', True, 'preactivations', 256),
+    ('rational', False, 'inputs', 256),
+    (SIGNED_ROOT, True, 'inputs', 200),
+    (SIGNED_ROOT, False, 'preactivations', 200),
+  ],
 )
-def test_sharded_equals_unsharded(shape, name, gated, save):
-  activation = activations.get(name)
-  primals, dy = operands(activation, gated, shape=(8, 6, 20), f=256)
+def test_sharded_equals_unsharded(shape, activation, gated, save, f):
+  activation = activations.get(activation)
+  primals, dy = operands(activation, gated, shape=(8, 6, 20), f=f)
   alone = by_reference(activation, gated, 'all')
   want = jit(functools.partial(value_and_pulled, alone))(primals, dy)
   mesh = mesh_of(*shape)

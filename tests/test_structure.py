@@ -22,7 +22,7 @@ FLOORS = [
   {'attention'},
   {'stacks'},
   {'network'},
-  {'for_t5x', 'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
+  {'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
   | {'flops', 'collectives', 'topologies', 'peers', 'remote'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'}
   | {'command_line', 'gin_values', 'host_flags', 'forked'},
@@ -32,7 +32,15 @@ FLOORS = [
   {'train_step', 'weights'},
   {'programs'},
   {'training_loop'},
-  {'trainer', 'importing', 'inference', 'evaluation', 'compiling'},
+  {
+    'trainer',
+    'importing',
+    'exporting',
+    'for_t5x',
+    'inference',
+    'evaluation',
+    'compiling',
+  },
   {'fitting'},
   {'slice_report', 'slice_table'},
 ]

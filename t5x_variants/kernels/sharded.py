@@ -1,10 +1,13 @@
 """Padding, mesh and derivative around the TPU kernels.
 
-Padding: tokens to whole tiles, D and F to multiples of 128, with zeros. It
-changes nothing: a padded token has x = dy = 0, so dh = 0 and with it every
-cotangent; a padded column of F has Wo = 0 and so dh = 0, whatever act(0) is; a
-padded column of D has x = W = 0. A row-wise activation would count the padded
-columns of F, so there F must be aligned.
+Padding: tokens to whole tiles, D and F to multiples of 128. What the activation
+is computed on is padded with copies of its last row or column (x along the
+tokens; W, V along F; the stored z, u along both), because an activation may
+have no finite value or derivative at 0. All else is padded with zeros, so the
+padding contributes nothing: a padded token has dy = 0 and a padded column of F
+has Wo = 0, hence dh = 0 and with it every cotangent; a padded column of D has
+x = W = 0. A row-wise activation would count the padded columns of F, so there
+F must be aligned.
 
 Parts: where the weights do not fit VMEM, F is cut into parts (tiles.py), and
 y and dx are sums over them. What is kept of each part stays apart.
@@ -35,6 +38,7 @@ DATA, MODEL = 'data', 'model'
 # By this name a checkpoint policy keeps the stored pre-activations.
 PREACTIVATIONS = 'ffn_preactivations'
 DTYPES = ('bfloat16', 'float32')
+_ZEROS, _EDGE = 'constant', 'edge'
 
 
 class Block(NamedTuple):
@@ -221,26 +225,27 @@ def _spec(block, tokens, d, f, dtype, coefficients):
   )
 
 
-def _pad(array, *shape):
-  """Zeros at the end of each axis, up to the shape."""
-  if array.shape == shape:
-    return array
-  widths = [(0, n - have) for n, have in zip(shape, array.shape, strict=True)]
-  return jnp.pad(array, widths)
+def _pad(array, rows, modes):
+  """Pads the end of both axes, to so many rows and to whole lanes.
+
+  `modes` are jnp.pad's, of each axis: _ZEROS, or _EDGE for copies of the last.
+  """
+  shape = rows, tiling.round_up(array.shape[1], tiling.LANES)
+  for axis, (size, mode) in enumerate(zip(shape, modes, strict=True)):
+    widths = [(0, 0), (0, 0)]
+    widths[axis] = (0, size - array.shape[axis])
+    if size > array.shape[axis]:
+      array = jnp.pad(array, widths, mode)
+  return array
 
 
-def _rows(spec, array):
+def _rows(spec, array, modes):
   """Tokens as rows, in whole tiles and whole lanes."""
   array = array.reshape(-1, array.shape[-1])
-  rows, width = array.shape
-  return _pad(
-    array,
-    pallas_tpu.tile_rows(rows, spec.tiles),
-    tiling.round_up(width, tiling.LANES),
-  )
+  return _pad(array, pallas_tpu.tile_rows(len(array), spec.tiles), modes)
 
 
-def _operands(spec, x, branches, wo, coefficients, *more):
+def _operands(spec, x, branches, wo, coefficients):
   """The operands, padded, in the dtypes that the kernels take."""
   d, f = (tiling.round_up(n, tiling.LANES) for n in (x.shape[-1], wo.shape[0]))
   vector = jnp.zeros((1, 0), jnp.float32)
@@ -248,11 +253,10 @@ def _operands(spec, x, branches, wo, coefficients, *more):
     vector = jnp.concatenate([coefficients[name] for name, _ in spec.sizes])
     vector = vector.astype(jnp.float32)[None]
   return (
-    _rows(spec, x),
-    tuple(_pad(w.astype(x.dtype), d, f) for w in branches),
-    _pad(wo.astype(x.dtype), f, d),
+    _rows(spec, x, (_EDGE, _ZEROS)),
+    tuple(_pad(w.astype(x.dtype), d, (_ZEROS, _EDGE)) for w in branches),
+    _pad(wo.astype(x.dtype), f, (_ZEROS, _ZEROS)),
     vector,
-    *(_rows(spec, array) for array in more),
   )
 
 
@@ -273,10 +277,9 @@ def _local_forward(block, x, branches, wo, coefficients):
 def _local_backward(block, x, branches, wo, coefficients, kept, dy):
   tokens, d, f = x.size // x.shape[-1], *branches[0].shape
   spec = _spec(block, tokens, d, f, x.dtype, coefficients)
-  rows, *weights, vector, dy = _operands(
-    spec, x, branches, wo, coefficients, dy
-  )
-  kept = (_rows(spec, z) for z in kept)
+  rows, *weights, vector = _operands(spec, x, branches, wo, coefficients)
+  dy = _rows(spec, dy, (_ZEROS, _ZEROS))
+  kept = (_rows(spec, z, (_EDGE, _EDGE)) for z in kept)
   dx, dbranches, dwos, dvector = (), [], [], 0.0
   for last, branches, wo in _parts(spec, *weights):
     zs = tuple(itertools.islice(kept, len(branches)))
