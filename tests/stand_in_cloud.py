@@ -91,6 +91,6 @@ def cloud(tmp_path):
     process.communicate()
   for path in cloud.folder.glob('host*/t5x_variants/.tpu_run/pid'):
     try:
-      os.killpg(int(path.read_text()), signal.SIGKILL)
+      os.killpg(int(path.read_text().split()[0]), signal.SIGKILL)
     except ProcessLookupError:
       pass

@@ -122,7 +122,7 @@ def test_a_host_told_to_stop_saves_and_the_run_goes_on(cloud):
   process = cloud.start('run', '--', *FLAGS)
   cloud.wait_for(lambda: int((cloud.read('bucket/step') or '0')[0]) >= 5)
   for host in ('host0', 'host1'):
-    pid = cloud.read(f'{host}/t5x_variants/.tpu_run/pid')[0]
+    pid, *_ = cloud.read(f'{host}/t5x_variants/.tpu_run/pid')[0].split()
     os.killpg(int(pid), signal.SIGTERM)
   out, err = process.communicate(timeout=60)
   assert process.returncode == 0, err
