@@ -24,6 +24,7 @@ class Cloud:
   """The stand-in's state, and the launcher run against it."""
 
   def __init__(self, folder):
+    self.launcher = LAUNCHER
     self.folder = folder / 'cloud'
     self.processes = []
     (self.folder / 'bucket').mkdir(parents=True)
@@ -56,7 +57,7 @@ class Cloud:
     env |= SETTINGS | {'POLL': '0.1', 'CALL_LIMIT': '20'} | settings
     env |= {'CLOUD': str(self.folder), 'PATH': f'{self.bin}:{env["PATH"]}'}
     process = subprocess.Popen(
-      ['bash', LAUNCHER, *arguments],
+      ['bash', self.launcher, *arguments],
       env={k: v for k, v in env.items() if v},
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,

@@ -82,8 +82,7 @@ def test_run_prints_all_from_nothing_to_the_end(cloud):
     NODE,
     f"{SSH}all '--command={HOST} status' {TAIL}",
     f"{SSH}all '--command={HOST} ready STAMP' {TAIL}",
-    'git ls-files -z --cached --others --exclude-standard | '
-    'tar --null --files-from=- -czf t5x_variants.tgz',
+    'git ls-files -z | tar --null --files-from=- -czf t5x_variants.tgz',
     f'{TPUS} tpu-vm scp t5x_variants.tgz first: --worker=all {TAIL}',
     f"{SSH}all '--command=mkdir -p t5x_variants && "
     f'tar -xzf t5x_variants.tgz -C t5x_variants && {HOST} setup STAMP'
