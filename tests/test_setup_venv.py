@@ -1,4 +1,4 @@
-"""tools/setup_venv.sh finds a Python that runs, or says why none does."""
+"""A Python that runs is found, or it is said why none does; and for CI two."""
 
 import pathlib
 import shutil
@@ -30,12 +30,17 @@ class Machine:
   def __init__(self, folder):
     self.checkout = folder / 'checkout'
     self.bin, self.pyenv = folder / 'bin', folder / 'pyenv'
-    (self.checkout / 'tools').mkdir(parents=True)
     self.bin.mkdir()
-    shutil.copy(ROOT / 'tools/setup_venv.sh', self.checkout / 'tools')
-    shutil.copy(ROOT / 'setup.py', self.checkout)
+    for name in (
+      '.ci/run',
+      'setup.py',
+      'tools/find_python.sh',
+      'tools/setup_venv.sh',
+    ):
+      (self.checkout / name).parent.mkdir(parents=True, exist_ok=True)
+      shutil.copy(ROOT / name, self.checkout / name)
     # Nothing else, so that no Python of this machine is found.
-    for name in ('bash', 'cat', 'cmp', 'cp', 'head', 'ls', 'mkdir'):
+    for name in ('bash', 'cat', 'cmp', 'cp', 'dirname', 'head', 'ls', 'mkdir'):
       (self.bin / name).symlink_to(shutil.which(name))
 
   def add(self, path, text):
@@ -43,15 +48,19 @@ class Machine:
     path.write_text(text)
     path.chmod(0o755)
 
-  def set_up(self, **variables):
-    """Exit status, what was said, which interpreter made which folder."""
-    found = subprocess.run(
-      ['bash', '-c', 'set -euo pipefail; source tools/setup_venv.sh'],
+  def bash(self, *arguments, **variables):
+    return subprocess.run(
+      ['bash', *arguments],
       cwd=self.checkout,
       env={'PATH': str(self.bin), 'PYENV_ROOT': str(self.pyenv)} | variables,
       capture_output=True,
       text=True,
     )
+
+  def set_up(self, **variables):
+    """Exit status, what was said, which interpreter made which folder."""
+    script = 'set -euo pipefail; source tools/setup_venv.sh'
+    found = self.bash('-c', script, **variables)
     made = {
       path.parent.name: path.read_text().strip()
       for path in self.checkout.glob('.venv*/made_by')
@@ -129,3 +138,39 @@ def test_without_any_python_it_says_how_to_name_one(machine):
     'or name it: PYTHON=/path/to/python3.11 bash '
   )
   assert len(said.splitlines()) == 1
+
+
+# Stands in for tools/test.sh: notes with which Python and flags it is called.
+TEST = """#!/bin/bash
+echo "PYTHON=${PYTHON:-} $*"
+[[ ${FAIL:-} != "${PYTHON:-}" ]]
+"""
+
+
+def test_ci_runs_the_tests_with_a_newer_python_too(machine):
+  machine.add(machine.checkout / 'tools/test.sh', TEST)
+  machine.add(machine.bin / 'python3.12', SHIM)
+  python = machine.pyenv / 'versions/3.12.1/bin/python3.12'
+  machine.add(python, INTERPRETER.format(version='3.12'))
+  found = machine.bash('.ci/run', FAIL='none')
+  assert found.returncode == 0, found.stderr
+  lines = ['PYTHON= ', 'PYTHON= --tpu', f'PYTHON={python} ']
+  assert found.stdout.splitlines() == lines
+  assert machine.bash('.ci/run', FAIL=str(python)).returncode == 1
+
+
+def test_ci_says_so_where_there_is_no_newer_python(machine):
+  machine.add(machine.checkout / 'tools/test.sh', TEST)
+  found = machine.bash('.ci/run', FAIL='none')
+  assert found.returncode == 0, found.stderr
+  assert found.stdout.splitlines()[2:] == [
+    'There is no Python 3.12 or newer on this machine: the tests were not run '
+    'with the newest JAX.'
+  ]
+
+
+def test_ci_fails_where_a_test_does(machine):
+  machine.add(machine.checkout / 'tools/test.sh', TEST)
+  found = machine.bash('.ci/run', FAIL='')
+  assert found.returncode == 1
+  assert found.stdout.splitlines() == ['PYTHON= ']
