@@ -21,6 +21,7 @@ from flax import linen as nn
 
 from t5x_variants import (
   errors,
+  logs,
   metrics,
   network,
   partitioning,
@@ -94,7 +95,7 @@ def evaluate(
   found = metrics.per_token(total)
   tokens = int(total['weights'])
   if few := data_config.few_target_tokens(tokens):
-    metrics.say(f'WARNING: {few}')
+    logs.say(f'WARNING: {few}')
   found = {
     'loss': found['loss'],
     'accuracy': found['accuracy'],
@@ -125,7 +126,7 @@ def _total(
     count += 1
     if count % _BATCHES_A_LINE == 0:
       loss = metrics.per_token(total)['loss']
-      metrics.say(f'{count} batches, loss so far {loss:.4f}')
+      logs.say(f'{count} batches, loss so far {loss:.4f}')
   return total, count
 
 
@@ -175,7 +176,7 @@ def judge(
       f'There is nothing to compute: {of_scores or tasks.missing()}.'
     )
   if of_scores:
-    metrics.say(f'Not computed: {of_scores}.')
+    logs.say(f'Not computed: {of_scores}.')
   found = _read(predictions)
   wanted = sum(map(len, tasks.tasks))
   if len(found) != wanted:

@@ -9,7 +9,7 @@ def define_flags() -> None:
     'coordinator_address',
     None,
     'HOST:PORT of process 0, for several processes where JAX does not find '
-    'them itself, as it does on TPU. The next port is used as well.',
+    'them itself, as it does on TPU.',
   )
   flags.DEFINE_integer('process_count', None, 'How many processes there are.')
   flags.DEFINE_integer('process_index', None, 'Which one this is, from 0.')
@@ -18,7 +18,7 @@ def define_flags() -> None:
   )
   flags.DEFINE_integer(
     'heartbeat_timeout',
-    45,
+    40,
     'Seconds without a sign of life after which a process counts as dead.',
   )
   flags.DEFINE_bool(

@@ -36,7 +36,7 @@ from flax import linen as nn
 from t5x_variants import (
   decoding,
   errors,
-  metrics,
+  logs,
   network,
   partitioning,
   programs,
@@ -296,7 +296,7 @@ def _filled(rows: np.ndarray, batch_size: int, mesh):
 
 def _converse(answer, key) -> None:
   """Answers each line of the terminal."""
-  metrics.say('A line is an input; <extra_id_0> is a gap. End with Ctrl-D.')
+  logs.say('A line is an input; <extra_id_0> is a gap. End with Ctrl-D.')
   for number, line in enumerate(sys.stdin):
     request = Request(line.rstrip('\n'))
     (record,) = answer(jax.random.fold_in(key, number), [request])
@@ -310,7 +310,7 @@ def _write(answer, requests, output, batch_size: int, settings: str) -> None:
   try:
     done = _resume(output, requests, batch_size, settings)
     if done:
-      metrics.say(f'{output} has {done} of {len(requests)} inputs already.')
+      logs.say(f'{output} has {done} of {len(requests)} inputs already.')
     with output.open('a', encoding='utf-8') as file:
       records = answer(done)
       while batch := list(itertools.islice(records, batch_size)):
@@ -318,7 +318,7 @@ def _write(answer, requests, output, batch_size: int, settings: str) -> None:
         file.write(''.join(lines))
         file.flush()
         done += len(batch)
-        metrics.say(
+        logs.say(
           f'{done}/{len(requests)} inputs, {time.perf_counter() - begun:.0f} s'
         )
   except OSError as error:

@@ -14,8 +14,7 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 
-from t5x_variants import errors, remote
-from t5x_variants.logs import say, silence  # noqa: F401
+from t5x_variants import errors, logs, remote
 
 _log = logging.getLogger('t5x_variants')
 _BLOCK = 1 << 16
@@ -364,7 +363,7 @@ def read(run: str | os.PathLike, split: str | None = None) -> list[dict]:
       f'{path} is damaged: none of its {len(lines)} lines is a record.'
     )
   if damaged:
-    say(f'{path}: {damaged} line(s) are no records and are left out.')
+    logs.say(f'{path}: {damaged} line(s) are no records and are left out.')
   return [r for r in found if r and split in (None, r['split'])]
 
 

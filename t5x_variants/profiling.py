@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 from etils import epath
 
-from t5x_variants import errors, metrics
+from t5x_variants import errors, logs
 
 
 def check_steps(steps: Sequence[int] | None, total_steps: int) -> None:
@@ -90,9 +90,9 @@ class StepTrace:
     except Exception as error:
       # A trace is no reason to end a run that trains; and the profiler and
       # cloud storage have errors of their own.
-      metrics.say(f'The trace could not be written: {error}.')
+      logs.say(f'The trace could not be written: {error}.')
     else:
-      metrics.say(
+      logs.say(
         f'Traced steps {self._first} to {self._last} into {self._folder}: '
         f'pip install xprof tensorboard; tensorboard --logdir {self._folder}'
       )

@@ -34,7 +34,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from t5x_variants import decoding, errors, metrics, network, partitioning
+from t5x_variants import decoding, errors, logs, network, partitioning
 
 AVERAGE = 'average'
 _ONE_TASK = 'task'
@@ -80,7 +80,7 @@ class Judge:
     self._settings = settings
     for task in self.tasks:
       if task.not_computed:
-        metrics.say(
+        logs.say(
           f'Metrics of {task.name}, split {dataset.split!r}, that take neither '
           'predictions nor scores alone are not computed: '
           f'{", ".join(task.not_computed)}.'

@@ -17,6 +17,7 @@ from t5x_variants import (
   checkpoints,
   errors,
   hosts,
+  logs,
   metrics,
   partitioning,
   preemption,
@@ -89,7 +90,7 @@ class Loop:
     """
     self._start = start = int(state.step)
     if start >= self.total_steps or self.selection.exhausted:
-      metrics.say(
+      logs.say(
         f'Nothing to do: the run is at step {start} of {self.total_steps}.'
       )
       return True
@@ -121,7 +122,7 @@ class Loop:
         state = self._after(step, state, batch, clock, stopping)
         if stopping:
           self.saved.wait()
-          metrics.say(
+          logs.say(
             f'{stop.signal_name}: saved step {step} and stopped. The same '
             'command goes on from there.'
           )
@@ -136,7 +137,7 @@ class Loop:
     compiled = self.train_step.lower(state, batch, self.random_key).compile()
     return_free_memory()
     hosts.meet()
-    metrics.say(
+    logs.say(
       f'Compiled the training step in {time.perf_counter() - begun:.1f} s.'
     )
     return compiled
@@ -226,7 +227,7 @@ class Loop:
       **self.meter.read(step, time.time(), batch, measured),
     }
     self.writer.write(step, 'train', values)
-    metrics.say(metrics.progress_line(step, self.total_steps, values))
+    logs.say(metrics.progress_line(step, self.total_steps, values))
     zeros = {
       # Not device_put, which asks all hosts whether they put the same.
       name: jax.make_array_from_callback(
@@ -247,13 +248,13 @@ class Loop:
     if not values:
       return False
     self.writer.write(step, 'eval', values)
-    metrics.say(f'held out at step {step}: {evaluation_line(values)}')
+    logs.say(f'held out at step {step}: {evaluation_line(values)}')
     self._warn_of_few(int(values['target_tokens']))
     best = self.selection.add(step, values)
     if best:
       self.saved.keep(step)
     if self.selection.exhausted:
-      metrics.say(
+      logs.say(
         f'{self.selection.metric} was best at step {self.selection.best_step} '
         f'and not since, in {self.selection.since} evaluations: stopped.'
       )
@@ -264,7 +265,7 @@ class Loop:
     few = data_config.few_target_tokens(tokens)
     if few and not self._warned:
       self._warned = True
-      metrics.say(f'WARNING: {few}')
+      logs.say(f'WARNING: {few}')
 
 
 @jax.jit

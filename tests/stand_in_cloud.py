@@ -24,6 +24,7 @@ class Cloud:
   """The stand-in's state, and the launcher run against it."""
 
   def __init__(self, folder):
+    self.launcher = LAUNCHER
     self.folder = folder / 'cloud'
     self.processes = []
     (self.folder / 'bucket').mkdir(parents=True)
@@ -56,7 +57,7 @@ class Cloud:
     env |= SETTINGS | {'POLL': '0.1', 'CALL_LIMIT': '20'} | settings
     env |= {'CLOUD': str(self.folder), 'PATH': f'{self.bin}:{env["PATH"]}'}
     process = subprocess.Popen(
-      ['bash', LAUNCHER, *arguments],
+      ['bash', self.launcher, *arguments],
       env={k: v for k, v in env.items() if v},
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
@@ -68,14 +69,14 @@ class Cloud:
   def launch(self, *arguments, **settings):
     """Exit status, stdout, stderr."""
     process = self.start(*arguments, **settings)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=200)
     return process.returncode, out, err
 
   def train(self, **settings):
     return self.launch('run', '--', *FLAGS, **settings)
 
   def wait_for(self, condition):
-    for _ in range(600):
+    for _ in range(2400):
       if condition():
         return
       time.sleep(0.05)
@@ -91,6 +92,6 @@ def cloud(tmp_path):
     process.communicate()
   for path in cloud.folder.glob('host*/t5x_variants/.tpu_run/pid'):
     try:
-      os.killpg(int(path.read_text()), signal.SIGKILL)
+      os.killpg(int(path.read_text().split()[0]), signal.SIGKILL)
     except ProcessLookupError:
       pass

@@ -21,7 +21,7 @@ not_found() {
 take_away() {
   local pid
   for pid in "$CLOUD"/host*/t5x_variants/.tpu_run/pid; do
-    if [ -e "$pid" ]; then kill -KILL -- "-$(cat "$pid")" 2>/dev/null; fi
+    if [ -e "$pid" ]; then kill -KILL -- "-$(cut -d ' ' -f 1 "$pid")" 2>/dev/null; fi
   done
   rm -rf "$CLOUD"/host* "$CLOUD/node"
 }

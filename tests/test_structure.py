@@ -23,7 +23,7 @@ FLOORS = [
   {'stacks'},
   {'network'},
   {'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
-  | {'flops', 'collectives', 'topologies', 'peers', 'remote'}
+  | {'flops', 'collectives', 'topologies', 'membership', 'remote'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'}
   | {'command_line', 'gin_values', 'host_flags', 'forked'},
   {'train_state', 'gin_utils', 'runs', 'throughput', 'profiling', 'sweeps'}

@@ -6,7 +6,8 @@
 #
 # Commands:
 #   create    asks for the slice, in the queue, and waits until it is there
-#   setup     copies this checkout to every host and installs it there
+#   setup     copies this checkout, the files that git tracks, to every host and
+#             installs it there
 #   run       all of it: creates the slice if it is not there, sets it up, starts
 #             `python -m t5x_variants.train` with the flags after -- on every
 #             host, and follows the log of host 0. A slice that is taken away is
@@ -59,6 +60,8 @@ main() {
   here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   # shellcheck source=tools/tpu_settings.sh
   source "$here/tools/tpu_settings.sh"
+  # shellcheck source=tools/tpu_files.sh
+  source "$here/tools/tpu_files.sh"
   # shellcheck source=tools/tpu_slice.sh
   source "$here/tools/tpu_slice.sh"
   read_arguments "$@"
@@ -88,33 +91,15 @@ clean_up() {
 
 # --- the hosts ---
 
-# Names of the checkout's files, what git ignores left out.
-files() {
-  cd "$here" || return 1
-  if [ -e .git ] && command -v git >/dev/null; then
-    git ls-files -z --cached --others --exclude-standard |
-      while IFS= read -r -d '' name; do
-        if [ -e "$name" ]; then printf '%s\0' "$name"; fi
-      done
-  else
-    find . -type f -not -path './.*' -not -path './runs/*' \
-      -not -path '*/__pycache__/*' -print0 | sort -z
-  fi
-}
-
-# What the code is, in a word, so that hosts with it are not set up again.
-stamp() {
-  { files && files | (cd "$here" && xargs -0 cat); } | cksum | cut -d ' ' -f 1
-}
-
 setup() {
   local archive=$work/t5x_variants.tgz
   if [ -n "$printing" ]; then
     archive=t5x_variants.tgz
-    echo "git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- -czf $archive"
+    echo "git ls-files -z | tar --null --files-from=- -czf $archive"
   else
     (cd "$here" && files | tar --null --files-from=- -czf "$archive") ||
       stop_with 1 'The checkout could not be packed.'
+    say_left_out
     say 'Copying the checkout to the hosts and installing it, some minutes ...'
   fi
   insist 'the copy of the checkout' "$SETUP_LIMIT" \

@@ -5,33 +5,30 @@
 #                       .venv-3.12, beside the default one's .venv
 #   EXTRA=tpu           an extra of setup.py to install beside `test`
 
-_version() {
-  "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
-}
-
-_is_new_enough() {
-  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
-}
+# shellcheck source=tools/find_python.sh
+source "$(dirname "${BASH_SOURCE[0]}")/find_python.sh"
 
 _choose_python() {
+  local name found
   if [ -n "${PYTHON:-}" ]; then
-    if ! _is_new_enough "$PYTHON"; then
-      echo "error: PYTHON=$PYTHON is $(_version "$PYTHON" || echo 'not there');" \
-        "Python 3.11 or newer is needed." >&2
+    if ! found=$(_find "$PYTHON"); then
+      echo "error: PYTHON=$PYTHON $(_complaint "$PYTHON"); Python 3.11 or newer" \
+        "is needed." >&2
       return 1
     fi
+    if [ "$found" != "$(type -P "$PYTHON")" ]; then
+      echo "PYTHON=$PYTHON $(_complaint "$PYTHON"); $found is taken." >&2
+    fi
+    PYTHON=$found
     return 0
   fi
-  local candidate
-  for candidate in python3 python3.11 python3.12 python3.13 python3.14; do
-    if _is_new_enough "$candidate"; then
-      PYTHON=$candidate
+  for name in python3 python3.11 python3.12 python3.13 python3.14; do
+    if PYTHON=$(_find "$name"); then
       return 0
     fi
   done
-  echo "error: Python 3.11 or newer is needed; python3 is" \
-    "$(_version python3 || echo 'not there'). Install one, or name it:" \
-    "PYTHON=/path/to/python3.11 bash $0" >&2
+  echo "error: Python 3.11 or newer is needed; python3 $(_complaint python3)." \
+    "Install one, or name it: PYTHON=/path/to/python3.11 bash $0" >&2
   return 1
 }
 
@@ -43,9 +40,9 @@ _cpu_torch() {
 }
 
 _setup_venv() {
-  local folder=.venv
-  [ -n "${PYTHON:-}" ] && folder=.venv-$(_version "$PYTHON")
+  local folder=.venv named=${PYTHON:-}
   _choose_python || return 1
+  [ -z "$named" ] || folder=.venv-$(_version "$PYTHON")
   VENV_PYTHON=$PWD/$folder/bin/python
   # Done already for this very setup.py?
   local stamp=$folder/installed${EXTRA:+-$EXTRA}

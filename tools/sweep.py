@@ -33,7 +33,7 @@ import time
 
 from absl import flags
 
-from t5x_variants import errors, gin_utils, logs, metrics, preemption, sweeps
+from t5x_variants import errors, gin_utils, logs, preemption, sweeps
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROGRAM = [sys.executable, '-m', 't5x_variants.train']
@@ -67,7 +67,7 @@ class Scheduler:
     """Runs what is left; the name of the signal that ended it, or ''."""
     self._leave_out_finished()
     if self._finished:
-      metrics.say(
+      logs.say(
         f'{len(self._finished)} of {self._total} runs are finished already.'
       )
     with preemption.StopRequest() as stop:
@@ -88,7 +88,7 @@ class Scheduler:
 
   def _pass_on(self, name: str) -> None:
     """Lets the runs save and end."""
-    metrics.say(f'{name}: waiting for {len(self._children)} runs to save.')
+    logs.say(f'{name}: waiting for {len(self._children)} runs to save.')
     for child in self._children:
       child.process.send_signal(getattr(signal, name))
     for child in self._children:
@@ -113,7 +113,7 @@ class Scheduler:
       except OSError:
         # What a sweep that was killed has started goes on: ask again later.
         if run.name not in self._busy:
-          metrics.say(f'{run.name} is under way already: waiting for its end.')
+          logs.say(f'{run.name} is under way already: waiting for its end.')
           self._busy.add(run.name)
         return
       self._waiting.remove(run)
@@ -159,7 +159,7 @@ class Scheduler:
     if self._seconds and left:
       minutes = self._seconds_left() / self._processes / 60
       about = f', about {minutes:.0f} min'
-    metrics.say(f'[{done}/{self._total}] {what}; {left} left{about}')
+    logs.say(f'[{done}/{self._total}] {what}; {left} left{about}')
 
   def _seconds_left(self) -> float:
     """What is left, by the mean of the runs of its stage, or of all."""
@@ -254,14 +254,14 @@ def main() -> None:
   scheduler = Scheduler(planned, chosen.processes, sweep.folder)
   stopped_by = scheduler.run()
   used = resource.getrusage(resource.RUSAGE_CHILDREN)
-  metrics.say(
+  logs.say(
     f'{time.monotonic() - begun:.0f} s, {used.ru_utime + used.ru_stime:.0f} '
     'CPU seconds.'
   )
   for name, why in scheduler.failed.items():
-    metrics.say(f'FAILED {name}: {why}')
+    logs.say(f'FAILED {name}: {why}')
   if stopped_by:
-    metrics.say(f'{stopped_by}: stopped. The same command goes on from there.')
+    logs.say(f'{stopped_by}: stopped. The same command goes on from there.')
     raise SystemExit(128 + getattr(signal, stopped_by))
   if scheduler.failed:
     raise SystemExit(1)

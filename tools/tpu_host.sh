@@ -33,12 +33,38 @@ _setup() {
   echo "$1" >.tpu_ready
 }
 
+# When a process was started, in words that no other process of any boot shares:
+# the boot, and the 22nd field of its stat, of which the first two are cut off
+# (the second, its name, may have spaces and brackets). Fails if it has ended.
+_born() { # PID
+  local stat
+  stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+  read -ra stat <<<"${stat##*) }"
+  [ "${stat[0]}" != Z ] || return 1
+  echo "$(cat /proc/sys/kernel/random/boot_id) ${stat[19]}"
+}
+
+# Whether the run's process is there, and not one that has got its number since.
+_is_running() {
+  local pid born
+  read -r pid born 2>/dev/null <$run/pid && [ "$(_born "$pid")" = "$born" ]
+}
+
+# Signals the run's whole process group, if the run is there.
+_signal() { # NAME
+  local pid _
+  if _is_running; then
+    read -r pid _ <$run/pid
+    kill "-$1" -- "-$pid" 2>/dev/null
+  fi
+}
+
 _state() {
   if [ ! -e $run/pid ]; then
     echo none -
   elif [ -e $run/status ]; then
     cat $run/status
-  elif kill -0 "$(cat $run/pid)" 2>/dev/null; then
+  elif _is_running; then
     echo running -
   else
     echo lost -
@@ -72,7 +98,7 @@ _start() {
 _supervise() {
   local word=ended code=0
   trap 'word=stopped' TERM
-  echo $$ >$run/pid.new
+  echo "$$ $(_born $$)" >$run/pid.new
   mv $run/pid.new $run/pid
   "$@" || code=$?
   [ ! -e $run/halt ] || word=halted
@@ -88,8 +114,13 @@ _status() {
 }
 
 _follow() {
+  local pid _ until=()
   if [ -e $run/log ]; then
-    tail -n "$1" -s 0.2 -f --pid="$(cat $run/pid)" $run/log
+    if _is_running; then
+      read -r pid _ <$run/pid
+      until=(-s 0.2 -f --pid="$pid")
+    fi
+    tail -n "$1" "${until[@]}" $run/log
   fi
 }
 
@@ -100,14 +131,14 @@ _stop() {
     if [ "$state" != running ]; then
       return 0
     fi
-    # The run's whole process group; a second signal would end it unsaved.
+    # Once: a second signal would end it unsaved.
     if ((second == 0)); then
       touch $run/halt
-      kill -TERM -- "-$(cat $run/pid)" 2>/dev/null
+      _signal TERM
     fi
     sleep 1
   done
-  kill -KILL -- "-$(cat $run/pid)" 2>/dev/null
+  _signal KILL
   return 0
 }
 

@@ -111,6 +111,14 @@ read_accelerator() {
   RUNTIME=${RUNTIME:-$usual}
 }
 
+# Refuses a gin file that is here and that the hosts would not get.
+check_copied() { # FILE
+  if has_git && [ -e "$here/$1" ] &&
+    ! git -C "$here" ls-files --error-unmatch -- "$1" >/dev/null 2>&1; then
+    stop_with 2 "--gin_file=$1 would not be on the hosts: only files that git tracks are copied. Run git add $1, then the same command again."
+  fi
+}
+
 # The command that every host runs.
 read_run() {
   local flag model_dir=''
@@ -123,6 +131,7 @@ read_run() {
   for flag in "${flags[@]}"; do
     case $flag in
       --gin.MODEL_DIR=* | --gin_bindings=MODEL_DIR*) model_dir=$flag ;;
+      --gin_file=*) check_copied "${flag#--gin_file=}" ;;
     esac
   done
   if [ "$MODULE" = train ] && [ -z "$model_dir" ]; then
