@@ -66,7 +66,6 @@ def train(
   test_split: str | None = None,
   frozen: str | None = None,
   configuration: Callable[[], str] | None = None,
-  dry_run: bool = False,
 ) -> None:
   """Trains up to `total_steps`, from the newest checkpoint if there is one.
 
@@ -107,7 +106,6 @@ def train(
     frozen: what `optimizer` freezes, see `optimizer.adafactor`; to be printed.
     configuration: returns gin's operative configuration once all is built:
       the text of config.gin, which a run directory keeps to one run by.
-    dry_run: whether only to check the values, without touching data or files.
 
   Raises:
     errors.UserError: wrong input, a loss that is not finite, a full disk.
@@ -140,8 +138,6 @@ def train(
       train_dataset.batch_size // num_microbatches,
       train_dataset.task_feature_lengths,
     )
-    if dry_run:
-      return
     trains = optimizer_lib.what_trains(frozen, shapes)
     batches = _open(train_dataset, model, share)
     evaluation = functools.partial(

@@ -72,7 +72,7 @@ def _complaint(files, bindings, function):
 def followed(line, files, bindings):
   """What a cure says, done literally: one result for each of its choices."""
   if found := re.search(
-    r'--gin_file=(\S+\.gin)(?: with X one of ([\w, ]+))?', line
+    r'--gin_file=(\S+\.gin)(?: with X one of (\w+(?:, \w+)*))?', line
   ):
     place = re.search(r'in place of (\S+\.gin)', line)
     kept = [file for file in files if not place or file != place[1]]
