@@ -69,14 +69,14 @@ class Cloud:
   def launch(self, *arguments, **settings):
     """Exit status, stdout, stderr."""
     process = self.start(*arguments, **settings)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=200)
     return process.returncode, out, err
 
   def train(self, **settings):
     return self.launch('run', '--', *FLAGS, **settings)
 
   def wait_for(self, condition):
-    for _ in range(600):
+    for _ in range(2400):
       if condition():
         return
       time.sleep(0.05)

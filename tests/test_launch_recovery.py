@@ -48,16 +48,16 @@ def test_a_call_that_hangs_is_given_up_and_made_again(cloud):
   cloud.plan('describe', 'sleep 1000')
   # Hung, but heard: it is there at the next look.
   cloud.plan('create', 'echo WAITING_FOR_RESOURCES >$CLOUD/queue; sleep 1000')
-  code, _, err = cloud.launch('create', CALL_LIMIT='0.5')
+  code, _, err = cloud.launch('create', CALL_LIMIT='3')
   assert code == 0, err
-  assert 'no answer in 0.5 seconds' in err
+  assert 'no answer in 3 seconds' in err
 
 
 def test_a_cloud_that_only_hangs_ends_in_a_sentence(cloud):
   cloud.plan('describe', *['sleep 1000'] * 3)
   begun = time.monotonic()
   code, _, err = cloud.launch('create', CALL_LIMIT='0.3')
-  assert code == 1 and time.monotonic() - begun < 30
+  assert code == 1 and time.monotonic() - begun < 60
   assert err.splitlines()[-1] == (
     'error: No state of the slice after 3 looks: gcloud fails: no answer in '
     '0.3 seconds.'
@@ -104,7 +104,7 @@ def test_a_preempted_slice_is_made_anew_and_the_run_goes_on(cloud, how):
   cloud.wait_for(lambda: int((cloud.read('bucket/step') or '0')[0]) >= 10)
   at = int(cloud.read('bucket/step')[0])
   cloud.plan('describe', gone)
-  out, err = process.communicate(timeout=60)
+  out, err = process.communicate(timeout=200)
   assert process.returncode == 0, err
   assert 'taken away' in err
   again = [line for line in out.splitlines() if line.startswith('going on')]
@@ -124,7 +124,7 @@ def test_a_host_told_to_stop_saves_and_the_run_goes_on(cloud):
   for host in ('host0', 'host1'):
     pid, *_ = cloud.read(f'{host}/t5x_variants/.tpu_run/pid')[0].split()
     os.killpg(int(pid), signal.SIGTERM)
-  out, err = process.communicate(timeout=60)
+  out, err = process.communicate(timeout=200)
   assert process.returncode == 0, err
   assert 'saved step' in out and 'A host was told to stop' in err
   assert cloud.read('bucket/step') == ['40']
@@ -161,7 +161,7 @@ def test_ctrl_c_leaves_the_run_alone_and_it_can_be_followed_again(cloud):
   process = cloud.start('run', '--', *FLAGS)
   cloud.wait_for(lambda: cloud.calls('follow +1'))
   process.send_signal(signal.SIGINT)
-  out, err = process.communicate(timeout=60)
+  out, err = process.communicate(timeout=200)
   assert process.returncode == 130
   assert 'The run goes on without this script' in err
   cloud.write('bucket/step', '0')
@@ -170,7 +170,7 @@ def test_ctrl_c_leaves_the_run_alone_and_it_can_be_followed_again(cloud):
   cloud.wait_for(lambda: len(cloud.calls('follow 20')) == 1)
   assert len(started(cloud)) == 2, 'not started twice'
   cloud.write('last', '1')
-  out, err = again.communicate(timeout=60)
+  out, err = again.communicate(timeout=200)
   assert again.returncode == 0 and 'The run is going on' in err
   assert 'step 26\n' in out and 'step 1\n' not in out
 
@@ -183,7 +183,7 @@ def test_stop_ends_a_run_for_the_one_who_follows_it_too(cloud):
   assert code == 2
   assert 'error: another run is on host' in err and 'tiny.gin' in err
   assert cloud.launch('stop')[0] == 0
-  out, err = process.communicate(timeout=60)
+  out, err = process.communicate(timeout=200)
   assert process.returncode == 0, err
   assert 'saved step' in out and 'The run was ended by stop' in err
   assert len(started(cloud)) == 2
@@ -197,7 +197,7 @@ def test_stop_logs_and_delete(cloud):
   process = cloud.start('run', '--', *FLAGS)
   cloud.wait_for(lambda: cloud.calls('follow +1'))
   process.send_signal(signal.SIGINT)
-  process.communicate(timeout=60)
+  process.communicate(timeout=200)
   assert cloud.launch('stop')[0] == 0
   code, out, _ = cloud.launch('logs')
   assert code == 0 and 'saved step' in out
