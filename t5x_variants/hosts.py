@@ -2,8 +2,9 @@
 
 On TPU JAX finds the other hosts itself, and with --multiprocess_gpu under Slurm
 and Open MPI; elsewhere every host is told by flags where host 0 is, how many
-there are and which one it is. Names of the flags are t5x's. What one host fails
-of, and which one has died, all others are told (`peers`).
+there are and which one it is. The names of the flags are t5x's. JAX's
+coordination service judges who is alive; `membership` adds the sentence in
+which each host ends.
 """
 
 import contextlib
@@ -13,7 +14,6 @@ import os
 import pathlib
 import secrets
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -24,13 +24,11 @@ import orbax.checkpoint as ocp
 from absl import flags
 from jax.experimental import multihost_utils
 
-from t5x_variants import errors, metrics, peers
+from t5x_variants import errors, membership, metrics
 
 _MEETINGS = itertools.count()
 # Seconds that a host may compile longer than another.
 _PATIENT = 3600
-# Seconds for which what fails here may be the consequence of a host's death.
-_PATIENCE = 10.0
 
 
 def define_flags() -> None:
@@ -39,7 +37,7 @@ def define_flags() -> None:
     'coordinator_address',
     None,
     'HOST:PORT of process 0, for several processes where JAX does not find '
-    'them itself, as it does on TPU. The next port is used as well.',
+    'them itself, as it does on TPU.',
   )
   flags.DEFINE_integer('process_count', None, 'How many processes there are.')
   flags.DEFINE_integer('process_index', None, 'Which one this is, from 0.')
@@ -48,7 +46,7 @@ def define_flags() -> None:
   )
   flags.DEFINE_integer(
     'heartbeat_timeout',
-    45,
+    40,
     'Seconds without a sign of life after which a process counts as dead.',
   )
   flags.DEFINE_bool(
@@ -67,63 +65,59 @@ def joined(chosen: flags.FlagValues) -> Iterator[None]:
     chosen: values of the flags of `define_flags`.
 
   Raises:
-    errors.UserError: flags that do not fit, a host that is missing.
+    errors.UserError: flags that do not fit, or a port that is taken. With
+      several hosts every other error ends the process here, with one sentence
+      on each host.
   """
-  found = _join(chosen)
-  if found is None:
+  member = _join(chosen)
+  if member is None:
     yield
     return
   try:
+    _check_count(chosen.process_count)
     if jax.process_index():
       metrics.silence()
     meet()
     yield
+    # So that a host that has ended is not taken for a dead one.
+    meet()
   except errors.UserError as error:
     # A checkpoint may fail because another host is gone.
-    found.fail(str(error), 2, _PATIENCE if error.__cause__ else 0.5)
+    member.fail(str(error), 2, may_follow=error.__cause__ is not None)
+  except KeyboardInterrupt:
+    member.fail('Ctrl-C ended the run.', 130, may_follow=False)
   except BaseException as error:
     traceback.print_exc()
-    sys.stderr.flush()
     lines = str(error).splitlines() or ['']
-    found.fail(f'{type(error).__name__}: {lines[0]}', 1, _PATIENCE)
-  found.close()
-  # Waits for all, so that host 0, which they talk to, is the last to go.
-  jax.distributed.shutdown()
+    member.fail(f'{type(error).__name__}: {lines[0]}', 1, may_follow=True)
+  member.leave()
 
 
-def _join(chosen) -> peers.Peers | None:
+def _join(chosen: flags.FlagValues) -> membership.Member | None:
   """Meets the other processes; None when there is but this one."""
   timeout, silence = chosen.initialization_timeout, chosen.heartbeat_timeout
   errors.check_positive('--initialization_timeout', timeout)
-  if silence <= 3 * peers.BEAT:
+  if silence < membership.SHORTEST:
     raise errors.UserError(
-      f'--heartbeat_timeout is {silence}; it must be more than '
-      f'{3 * peers.BEAT:.0f} seconds.'
+      f'--heartbeat_timeout is {silence}; it must be {membership.SHORTEST} '
+      'seconds or more.'
     )
-  options = {
-    'initialization_timeout': timeout,
-    # A second net below that of `peers`.
-    'heartbeat_timeout_seconds': 2 * silence,
-    'shutdown_timeout_seconds': 2 * silence,
-  }
   given = chosen.coordinator_address, chosen.process_count, chosen.process_index
   if any(value is not None for value in given):
     host, port = _check(*given)
-    count, index = chosen.process_count, chosen.process_index
-    if count == 1:
+    if chosen.process_count == 1:
       return None
-    found = peers.Peers(index, count, silence)
-    if index == 0:
-      found.gather_as_first(peers.listen(port + 1), timeout)
+    until = time.monotonic() + timeout
+    if chosen.process_index == 0:
+      _check_free(port)
     else:
-      found.gather_as_other(host, port + 1, timeout)
-    found.watch()
-    jax.distributed.initialize(*given, **options)
-    return found
+      _reach(host, port, timeout)
+    left = max(1.0, until - time.monotonic())
+    return membership.join(*given, timeout=left, silence=silence)
   if not chosen.multiprocess_gpu and not _may_be_a_pod():
     return None
   try:
-    jax.distributed.initialize(**options)
+    return membership.join(timeout=timeout, silence=silence)
   except ValueError as error:
     if not chosen.multiprocess_gpu:
       return None  # One machine, of which no cluster knows.
@@ -131,7 +125,6 @@ def _join(chosen) -> peers.Peers | None:
       'JAX finds no other hosts here: give --coordinator_address=HOST:PORT, '
       '--process_count and --process_index as well.'
     ) from error
-  return _meet(silence, timeout)
 
 
 def _check(address, count, index) -> tuple[str, int]:
@@ -143,7 +136,7 @@ def _check(address, count, index) -> tuple[str, int]:
       f'{count} and {index}.'
     )
   host, _, port = address.rpartition(':')
-  if not host or not port.isdigit() or not 0 < int(port) < 65535:
+  if not host or not port.isdecimal() or not 0 < int(port) < 65536:
     raise errors.UserError(
       f'--coordinator_address is {address!r}; it must be HOST:PORT of process '
       '0, such as 10.0.0.2:8476.'
@@ -157,6 +150,49 @@ def _check(address, count, index) -> tuple[str, int]:
   return host.strip('[]'), int(port)
 
 
+def _check_free(port: int) -> None:
+  """Refuses a port that is taken: JAX would share it with its owner."""
+  try:
+    socket.create_server(('', port)).close()
+  except OSError as error:
+    raise errors.UserError(
+      f'Port {port} of this host cannot be opened ({error.strerror}): another '
+      'process has it, maybe a second one with --process_index=0. Choose '
+      'another port in --coordinator_address, the same on all hosts.'
+    ) from error
+
+
+def _reach(host: str, port: int, timeout: float) -> None:
+  """Waits until host 0 can be reached; JAX would not say that it cannot."""
+  until = time.monotonic() + timeout
+  while True:
+    try:
+      left = max(0.1, until - time.monotonic())
+      socket.create_connection((host, port), timeout=left).close()
+      return
+    except OSError as error:
+      if time.monotonic() > until - 0.5:
+        raise errors.UserError(
+          f'Host 0 cannot be reached at {host}:{port} within {timeout:.0f} s '
+          f'({error}): check --coordinator_address, that host 0 was started, '
+          'and that its firewall lets this port through.'
+        ) from error
+      time.sleep(0.25)
+
+
+def _check_count(count: int | None) -> None:
+  """JAX goes by what host 0 was told, and the others may have been told else.
+
+  Raises:
+    errors.UserError: this host was told another number of processes.
+  """
+  if count not in (None, jax.process_count()):
+    raise errors.UserError(
+      f'--process_count is {count} here and {jax.process_count()} on host 0: '
+      'give every host the same.'
+    )
+
+
 def _may_be_a_pod() -> bool:
   """Whether JAX should be asked to look for other hosts."""
   platforms = os.environ.get('JAX_PLATFORMS', '')
@@ -164,35 +200,6 @@ def _may_be_a_pod() -> bool:
     return False
   # As the driver shows a TPU's chips to a virtual machine.
   return bool(glob.glob('/dev/accel[0-9]*') or glob.glob('/dev/vfio/[0-9]*'))
-
-
-def _meet(silence: float, timeout: float) -> peers.Peers | None:
-  """The same connections where JAX has found the hosts."""
-  count, index = jax.process_count(), jax.process_index()
-  if count == 1:
-    return None
-  listener = peers.listen(0) if index == 0 else None
-  mine = np.zeros(5, np.int32)
-  if listener is not None:
-    mine[:] = [*map(int, _own_address().split('.')), listener.getsockname()[1]]
-  *address, port = map(int, multihost_utils.broadcast_one_to_all(mine))
-  found = peers.Peers(index, count, silence)
-  if listener is not None:
-    found.gather_as_first(listener, timeout)
-  else:
-    found.gather_as_other('.'.join(map(str, address)), port, timeout)
-  found.watch()
-  return found
-
-
-def _own_address() -> str:
-  """This host's address on the network that leads to others."""
-  with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-    try:
-      probe.connect(('10.255.255.255', 1))  # Sends nothing.
-      return probe.getsockname()[0]
-    except OSError:
-      return '127.0.0.1'  # There is no network.
 
 
 def meet() -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import sys
+import time
 
 import numpy as np
 import optax
@@ -26,6 +27,8 @@ from t5x_variants import (
   training_loop,
 )
 from t5x_variants.data import config as data_config
+
+PERIOD = 4  # steps between checkpoints
 
 
 def main() -> None:
@@ -63,6 +66,7 @@ def train(options, rank):
         rows=[hashlib.md5(row.tobytes()).hexdigest() for row in rows],
       )
       if options.get('signal') and [rank, self.step] == options['at']:
+        wait_for_checkpoint(options['model_dir'], self.step)
         os.kill(os.getpid(), options['signal'])
       if options.get('wrong') == [rank, self.step]:
         raise errors.UserError('the data has come to an end')
@@ -117,8 +121,17 @@ def train(options, rank):
     logical_axis_rules=partitioning.standard_logical_axis_rules(
       options.get('dims', 1)
     ),
-    periods=training_loop.Periods(log=1, eval=6, eval_steps=2, checkpoint=4),
+    periods=training_loop.Periods(
+      log=1, eval=6, eval_steps=2, checkpoint=PERIOD
+    ),
   )
+
+
+def wait_for_checkpoint(model_dir, step):
+  """Until the last one due before a step, saved in the background, is whole."""
+  last = (step - 1) // PERIOD * PERIOD
+  while last and not pathlib.Path(model_dir, f'checkpoints/{last}').is_dir():
+    time.sleep(0.05)
 
 
 RUN_WRITE = metrics.RunWriter.write

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -18,18 +19,18 @@ from test_prepared import folder, task  # noqa: F401
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIMIT = 60  # seconds that others may take to end
-WAIT = 250  # seconds for a whole run on a busy machine
+WAIT = 500  # seconds for a whole run on a busy machine
+# Ended by the error that they see, or by JAX, whichever is first.
+LOST = {1, -signal.SIGABRT}
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(2000)
 
 
 def free_port():
-  """One whose next one is free as well, where Open MPI's are."""
+  """One where Open MPI's are."""
   while True:
-    port = random.randrange(65535 - 4096 + 1, 65534)
-    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-      for one in (port, port + 1):
-        stack.enter_context(socket.create_server(('', one)))
+    port = random.randrange(65535 - 4096 + 1, 65535)
+    with contextlib.suppress(OSError), socket.create_server(('', port)):
       return port
 
 
@@ -69,6 +70,7 @@ class Run:
           f'--coordinator_address=localhost:{port}',
           f'--process_count={count}',
           f'--process_index={rank}',
+          '--heartbeat_timeout=20',
         ]
       self.processes.append(
         subprocess.Popen(
@@ -98,6 +100,20 @@ class Run:
       for process in self.processes:
         process.kill()
     return [p.returncode for p in self.processes], texts
+
+
+def check_lost(codes, texts, dead):
+  """All others have ended, with one sentence of ours, which names the dead."""
+  for rank, (code, text) in enumerate(zip(codes, texts, strict=True)):
+    *lines, line = text.splitlines()
+    assert line.startswith('error: '), texts
+    assert not any(other.startswith('error: ') for other in lines), texts
+    assert 'the run goes on from its last checkpoint' in line
+    if rank == dead:
+      assert code == -signal.SIGKILL, texts
+    else:
+      assert code in LOST, texts
+      assert re.search(f'host {dead} .*died', line), texts
 
 
 def notes(path, rank):
@@ -163,9 +179,7 @@ def test_two_processes_are_one(options):
 
   two = options('two', 'rational')
   killed = two | {'signal': signal.SIGKILL, 'at': [1, 6]}
-  codes, texts = Run(2, killed).end(first=1)
-  assert codes == [1, -signal.SIGKILL], texts
-  assert 'error: host 1 of 2' in texts[0] and 'died' in texts[0]
+  check_lost(*Run(2, killed).end(first=1), dead=1)
   assert sorted(losses(two['notes'], 0)) == [1, 2, 3, 4, 5]
 
   terminated = two | {'signal': signal.SIGTERM, 'at': [1, 7]}
@@ -190,10 +204,7 @@ def test_four_processes_are_one(options):
 
   four = options('four', 'polynorm', steps=8)
   killed = four | {'signal': signal.SIGKILL, 'at': [2, 6]}
-  codes, texts = Run(4, killed).end(first=2)
-  assert codes == [1, 1, -signal.SIGKILL, 1], texts
-  for rank in (0, 1, 3):
-    assert 'error: host 2 of 4' in texts[rank] and 'died' in texts[rank]
+  check_lost(*Run(4, killed).end(first=2), dead=2)
   found = [losses(four['notes'], rank) for rank in range(4)]
   assert found[0] == found[1] == found[3]
   assert sorted(found[0]) == [1, 2, 3, 4, 5]
@@ -241,8 +252,7 @@ def test_a_model_axis_wider_than_a_host(options):
   assert codes == [0], texts
   two = options('two', 'polynorm', steps=8) | {'model_axis': 2}
   killed = two | {'signal': signal.SIGKILL, 'at': [1, 6]}
-  codes, texts = Run(2, killed, devices=1).end(first=1)
-  assert codes == [1, -signal.SIGKILL], texts
+  check_lost(*Run(2, killed, devices=1).end(first=1), dead=1)
   codes, texts = Run(2, two, devices=1).end()
   assert codes == [0, 0], texts
   close(losses(two['notes'], 0), losses(one['notes'], 0))
@@ -253,13 +263,7 @@ def test_a_model_axis_wider_than_a_host(options):
 @pytest.mark.slow
 def test_the_death_of_host_0_ends_all(options):
   killed = options('run', 'relu') | {'signal': signal.SIGKILL, 'at': [0, 4]}
-  codes, texts = Run(4, killed).end(first=0)
-  assert codes[0] == -signal.SIGKILL, texts
-  for code, text in zip(codes[1:], texts[1:], strict=True):
-    # JAX's own runtime aborts a process that has lost its coordinator, and
-    # may be the first to do so.
-    assert code in (1, -signal.SIGABRT), texts
-    assert 'error: host 0 of 4' in text and 'died' in text
+  check_lost(*Run(4, killed).end(first=0), dead=0)
 
 
 @pytest.mark.slow
@@ -294,8 +298,7 @@ def test_the_tiny_model_by_the_real_command(folder, tmp_path, variant, count):  
     texts = [p.communicate(timeout=limit)[1] for p in started]
     codes = [p.returncode for p in started]
     if kills:
-      assert codes == [1] * (count - 1) + [-signal.SIGKILL], texts
-      assert f'host {count - 1} of {count}' in texts[0]
+      check_lost(codes, texts, dead=count - 1)
       continue
     assert codes == [0] * processes, texts
     found = small_run.losses(path)
@@ -314,6 +317,7 @@ def start(variant, data, model_dir, count, rank, port):
     f'--coordinator_address=localhost:{port}',
     f'--process_count={count}',
     f'--process_index={rank}',
+    '--heartbeat_timeout=20',
   )
   return subprocess.Popen(
     [

@@ -23,7 +23,7 @@ FLOORS = [
   {'stacks'},
   {'network'},
   {'for_t5x', 'losses', 'schedules', 'optimizer', 'partitioning', 'data'}
-  | {'flops', 'collectives', 'topologies', 'peers', 'remote'}
+  | {'flops', 'collectives', 'topologies', 'membership', 'remote'}
   | {'checkpoints', 'preemption', 'metrics', 'decoding', 'gin_hints', 'logs'},
   {'train_state', 'gin_utils', 'runs', 'throughput', 'profiling', 'sweeps'}
   | {'hosts'}
