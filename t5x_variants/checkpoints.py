@@ -364,7 +364,7 @@ class Checkpoints:
     except Exception as error:
       # Which exception a file that cannot be read ends in depends on the file.
       raise self._unreadable(step, error) from error
-    if not any(name.startswith('sums/') for name in found):
+    if not any(not name.startswith(('params/', 'step')) for name in found):
       raise errors.UserError(
         f'{self._directory} holds imported weights and no run. Start a run '
         'from them with another MODEL_DIR and --gin.INITIAL_CHECKPOINT_PATH='

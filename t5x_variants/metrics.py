@@ -278,7 +278,7 @@ def _drop_from(path: pathlib.Path, step: int) -> list[dict]:
       if cutting:
         cutting, keep = False, end
       if record is not None and record['split'] == 'train':
-        seen.append(record)
+        seen += [record] if start else []  # The first one is there.
         break
     if bad:
       _log.warning(
@@ -332,12 +332,11 @@ def _record(line: bytes) -> dict | None:
 def read(run: str | os.PathLike, split: str | None = None) -> list[dict]:
   """The records of a run directory, of one split or of all.
 
-  Lines that are no records are left out, which the log says: but for the last
-  one, which a run that is still going on may have half written.
+  Lines that are no records are left out, which the log says; but a last line
+  without its end is one that a run is just writing.
 
   Raises:
-    errors.UserError: the folder has no metrics.jsonl, or it cannot be read, or
-      has no record in several lines.
+    errors.UserError: the folder has no metrics.jsonl, or it cannot be read.
   """
   path = remote.folder(run) / 'metrics.jsonl'
   if not path.exists():
@@ -355,14 +354,10 @@ def read(run: str | os.PathLike, split: str | None = None) -> list[dict]:
     ) from error
   found = [_record(line) for line in lines]
   damaged = sum(
-    not record and bool(line.strip())
-    for record, line in zip(found[:-1], lines[:-1], strict=True)
+    not record and bool(line.strip()) and line.endswith(b'\n')
+    for record, line in zip(found, lines, strict=True)
   )
-  if damaged and not any(found):
-    raise errors.UserError(
-      f'{path} is damaged: none of its {len(lines)} lines is a record.'
-    )
-  if damaged:
+  if damaged and any(found):
     logs.say(f'{path}: {damaged} line(s) are no records and are left out.')
   return [r for r in found if r and split in (None, r['split'])]
 

@@ -186,11 +186,12 @@ def _write(work, missing, arguments) -> None:
   with concurrent.futures.ProcessPoolExecutor(
     workers, context, _start_worker, (arguments, counter)
   ) as pool:
-    # Ctrl-C reaches every process of a terminal; this one ends the others.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches every process of a terminal; this one ends the others,
+    # which are started with it blocked. What comes meanwhile comes after.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     waiting = {pool.submit(_write_in_worker, *shard) for shard in missing}
-    signal.signal(signal.SIGINT, handler)
     try:
+      signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
       while waiting:
         done, waiting = concurrent.futures.wait(
           waiting, _SECONDS_BETWEEN_LINES, concurrent.futures.FIRST_COMPLETED

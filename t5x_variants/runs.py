@@ -156,7 +156,7 @@ def check_folder(model_dir: str) -> None:
       f'MODEL_DIR is {model_dir!r}; it must be the path of a folder, quoted: '
       '--gin.MODEL_DIR="\'runs/mine\'".'
     )
-  if remote.is_remote(model_dir) and not model_dir.startswith('gs://'):
+  if '://' in model_dir and not model_dir.startswith('gs://'):
     raise errors.UserError(
       f'MODEL_DIR {model_dir} is on remote storage of a kind that cannot be '
       'written to; use gs:// or a local folder.'

@@ -23,14 +23,14 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from t5x_variants import errors, hosts, logs
+from t5x_variants import errors, host_flags, hosts, logs
 
 # Seconds that a start may take on a busy machine, and the end of all others.
 LIMIT = 200
 
 
 def main():
-  hosts.define_flags()
+  host_flags.define_flags()
   pipes = [forked(watch, run)[1] for run in json.loads(sys.argv[1])]
   json.dump([json.loads(read(pipe)) for pipe in pipes], sys.stdout)
 

@@ -662,7 +662,7 @@ PATHS = {
   ),
   'a damaged checkpoint to start from': (
     finetune("--gin.INITIAL_CHECKPOINT_PATH='broken/run'"),
-    ['broken/run', 'cannot be read'],
+    ['broken/run', 'is damaged'],
   ),
   'a run that is asked from nothing': (
     infer("--gin.CHECKPOINT_PATH='runs/nothing'"),
@@ -876,7 +876,7 @@ COMMANDS = {
   ),
   'import a run': (
     import_hf('--checkpoint=runs/relu', '--output=new'),
-    ['runs/relu', 'config.json'],
+    ['runs/relu', 'need no import', '--gin.INITIAL_CHECKPOINT_PATH='],
   ),
   'import as another variant': (
     ['import_hf', MODEL[0], '--gin_file=gin/variants/geglu.gin']
@@ -917,7 +917,7 @@ COMMANDS = {
   ),
   'export a damaged run': (
     ['export_hf', '--run=broken/run', '--output=new'],
-    ['broken/run', 'cannot be read'],
+    ['broken/run', 'is damaged'],
   ),
   'sweep nothing': (['sweep.py'], ['--gin_file=gin/sweeps/X.gin']),
   'sweep with a training file': (
@@ -986,7 +986,7 @@ COMMANDS = {
   ),
   'draw activations of a damaged run': (
     ['plot_activations.py', 'broken/run'],
-    ['broken/run', 'cannot be read'],
+    ['broken/run', 'is damaged'],
   ),
   'report nothing': (['report.py'], ['RUN']),
   'report what is not there': (

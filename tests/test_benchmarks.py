@@ -135,8 +135,8 @@ def test_tfds_downloads_where_it_may(folder, tmp_path, monkeypatch):
       ["line 4: the label is 'maybe'", 'contradiction'],
     ),
     ('super_glue_cb', '{"premise": "a", "label": "neutral"}', ['hypothesis']),
-    ('super_glue_cb', '{"premise": "a"', ['line 4', 'is no object']),
-    ('super_glue_cb', '["a"]', ['line 4', 'is no object']),
+    ('super_glue_cb', '{"premise": "a"', ['line 4', 'is no JSON object']),
+    ('super_glue_cb', '["a"]', ['line 4', 'is no JSON object']),
     (
       'super_glue_boolq',
       '{"passage": "a", "question": "b", "label": 1}',

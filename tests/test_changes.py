@@ -3,7 +3,7 @@
 import gin
 import pytest
 
-from t5x_variants import changes, errors, gin_utils, metrics, train
+from t5x_variants import changes, errors, gin_utils, metrics, trainer
 
 FILES = ['models/tiny', 'data/prepared', 'runs/pretrain']
 SMALL = [
@@ -27,7 +27,7 @@ def start(folder, variant='relu', *bindings, steps=4):
   files = [f'gin/{name}.gin' for name in [*FILES, f'variants/{variant}']]
   chosen = [f"MODEL_DIR='{folder}'", f'TRAIN_STEPS={steps}']
   gin_utils.parse(files, [*SMALL, *chosen, *bindings])
-  train.train()
+  gin_utils.configured(trainer.train)(configuration=gin.operative_config_str)
 
 
 def content(folder):

@@ -159,7 +159,7 @@ def test_a_damaged_position_is_set_aside_with_its_checkpoint(
   same(next(again), expected)
   assert (tmp_path / 'checkpoints/unreadable-2').is_dir()
   (said,) = [r.getMessage() for r in caplog.records if 'step 2' in r.message]
-  assert 'position cannot be read' in said and '\n' not in said
+  assert 'data/position.json differs' in said and '\n' not in said
   # Of another run, and whole: nothing is set aside.
   with pytest.raises(UserError, match='saved with seed=0'):
     kept.restore_latest(shapes, of_prepared(folder, seed=1))

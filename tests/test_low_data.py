@@ -15,7 +15,7 @@ import seqio
 import tensorflow as tf
 from flax import traverse_util
 
-from t5x_variants import errors, gin_utils, sweeps, train_state
+from t5x_variants import command_line, errors, gin_utils, sweeps, train_state
 from t5x_variants import optimizer as optimizer_lib
 from t5x_variants.data import (
   benchmarks,
@@ -291,7 +291,7 @@ def test_raft_s_sweep_is_its_protocol():
       found.setdefault((stage, task), []).append(run)
   assert len(found) == 5 * 8
   for (_, task), group in found.items():
-    arguments = gin_utils.rewrite_arguments(group[0].arguments)
+    arguments = command_line.rewrite_arguments(group[0].arguments)
     given = [
       [a.removeprefix(flag) for a in arguments if a.startswith(flag)]
       for flag in ('--gin_file=', '--gin_bindings=')

@@ -170,7 +170,7 @@ def test_gated_and_ungated_cost_the_same(width):
 
 def test_width_must_divide():
   assert mlp.width(1024, False) == 1024
-  with pytest.raises(errors.UserError, match='1024 .* 1023 or 1026'):
+  with pytest.raises(errors.UserError, match='mlp_dim=1024, .* 1023 or 1026'):
     mlp.width(1024, True)
 
 

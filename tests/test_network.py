@@ -425,9 +425,9 @@ def test_constraints_reach_the_program_under_a_mesh_only(scan):
     ({'activation': 'gellu'}, 'gelu'),
     ({'dtype': 'float31'}, "'float31'"),
     ({'dtype': 'int32'}, "'int32'"),
-    ({'mlp_dim': 0}, 'mlp_dim is 0'),
-    ({'num_heads': 2.0}, 'num_heads is 2.0'),
-    ({'dropout_rate': 1.0}, 'dropout_rate is 1.0'),
+    ({'mlp_dim': 0}, 'mlp_dim=0'),
+    ({'num_heads': 2.0}, 'num_heads=2.0'),
+    ({'dropout_rate': 1.0}, 'dropout_rate=1.0'),
   ],
 )
 def test_refuses(choices, message):

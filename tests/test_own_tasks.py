@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import seqio
 
-from t5x_variants import gin_utils
+from t5x_variants import gin_utils, gin_values
 from t5x_variants.data import config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -48,7 +48,7 @@ def test_a_gin_file_that_imports_the_module_is_all(files, tmp_path):
     ],
     ['MODEL_DIR = "x"', 'TRAIN_STEPS = 1', 'BATCH_SIZE = 2'],
   )
-  assert gin_utils.missing_macros() == []
+  assert gin_values.missing() == []
   make = gin.get_configurable(config.DatasetConfig)
   with gin.config_scope('train'):
     one, two = make().open(), make().open()

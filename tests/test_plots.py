@@ -222,7 +222,7 @@ def test_other_activations_keep_their_name():
     ('runs', ['{tmp}', '{tmp}/empty'], 'no metrics.jsonl. .* no training'),
     ('runs', ['{tmp}', '--wohle'], 'arguments: --wohle. Did you mean --whole'),
     ('runs', [], 'required: RUN'),
-    ('activations', ['{tmp}', '{tmp}'], 'unrecognized arguments: '),
+    ('activations', ['{tmp}', '{tmp}'], 'Unrecognized arguments: '),
     ('runs', ['{tmp}', '-o', '{tmp}/no/x.png'], 'there is no folder'),
     ('runs', ['{tmp}', '-o', '{tmp}/x.docx'], 'one of .*png'),
     ('activations', ['{tmp}'], 'no run directory: it has no config.gin'),
@@ -284,8 +284,9 @@ def test_what_is_no_run_or_damaged_does_not_stop_the_others(
     f'note: left out: {", ".join(map(str, others))} are no run directories, '
     'for they have no metrics.jsonl.'
   )
-  for name in (*damages, 'bad'):
+  for name in damages:
     assert any(f'{tmp_path / name} is damaged: ' in line for line in notes)
+  assert any(f'{tmp_path}/bad/config.gin cannot be read' in x for x in notes)
   assert len(notes) == 1 + len(damages) + 1 + 1
   with pytest.raises(errors.UserError, match='list is damaged.*no record'):
     tools['runs'].main([str(tmp_path / 'list'), '-o', f'{tmp_path}/y.png'])

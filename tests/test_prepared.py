@@ -286,6 +286,7 @@ class Hosts:
   def __init__(self, config, hosts, last=None):
     self.config, self.hosts, self.last = config, hosts, last
     self.batch_size, self.vocab_size = config.batch_size, 359
+    self.task_feature_lengths = config.task_feature_lengths
 
   def open(self, shard_index=0, num_shards=1):
     self.shares = [
@@ -370,7 +371,8 @@ def test_a_position_is_a_number_and_what_it_belongs_to(folder, tmp_path):
   next(batches)
   batches.save(tmp_path)
   saved = json.loads((tmp_path / 'position.json').read_text())
-  assert 8 <= saved['example'] < 40 and set(saved) == {'example', 'built_with'}
+  assert 8 <= saved['example'] < 40
+  assert set(saved) == {'example', 'built_with', 'crc32'}
   for options, words in (
     ({'seed': 1}, 'seed=0 and this run has 1'),
     ({'batch_size': 4}, 'batch_size=8 and this run has 4'),

@@ -93,7 +93,7 @@ def import_(monkeypatch, kind, folder, output):
   )
   monkeypatch.setattr(importing, 'FLAGS', flags)
   monkeypatch.setattr(importing.gin_utils, 'read_model', lambda *_: (MODEL, ''))
-  monkeypatch.setattr(importing.train_state, 'shapes_and_axes', shapes_and_axes)
+  monkeypatch.setattr(train_state, 'shapes_and_axes', shapes_and_axes)
   importing.run(OPEN[kind])
 
 

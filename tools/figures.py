@@ -126,7 +126,13 @@ def records(
   """
   try:
     found = metrics.read(run, split)
-    if all(isinstance(r[n], int | float) for r in found for n in needed):
+    lines = (pathlib.Path(run) / 'metrics.jsonl').read_bytes().split(b'\n')
+    # The last line may be one that a run is just writing.
+    written = any(map(bytes.strip, lines[:-1])) and not found
+    is_damaged = written and metrics.last_step(run) is None
+    if not is_damaged and all(
+      isinstance(r[n], int | float) for r in found for n in needed
+    ):
       return found
   except errors.UserError:
     raise
