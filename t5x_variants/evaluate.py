@@ -10,14 +10,15 @@ target token, the share of tokens predicted, and the metrics that the tasks
 have. With gin/runs/judge.gin instead: the metrics of predictions in a file.
 """
 
-from t5x_variants import gin_utils
+from t5x_variants.cli import gin_utils
 
 gin_utils.define_flags()
 
 
 def main() -> None:
   """Reads the gin files and evaluates, or with --dry_run prints them."""
-  from t5x_variants import evaluation, logs
+  from t5x_variants import logs
+  from t5x_variants.inference import evaluation
 
   logs.quiet()
   if evaluate := gin_utils.started(evaluation.evaluate, evaluation.judge):

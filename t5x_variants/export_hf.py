@@ -21,7 +21,7 @@ import pathlib
 
 from absl import flags
 
-from t5x_variants import exporting, gin_utils
+from t5x_variants.cli import exporting, gin_utils
 
 exporting.define_flags()
 gin_utils.define_flags()

@@ -16,7 +16,7 @@ need t5x.
 
 from absl import flags
 
-from t5x_variants import exporting, gin_utils
+from t5x_variants.cli import exporting, gin_utils
 
 exporting.define_flags()
 gin_utils.define_flags()
@@ -25,7 +25,8 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
   """Reads a run, checks that it is of the model described, then writes."""
-  from t5x_variants import logs, train_state
+  from t5x_variants import logs
+  from t5x_variants.training import train_state
   from t5x_variants.weights import fit, saved, to_t5x
 
   logs.quiet()

@@ -25,7 +25,9 @@ import optax
 from flax import traverse_util
 from jaxtyping import Array, Float
 
-from t5x_variants import activations, errors, mlp, remote, runs
+from t5x_variants import activations, errors
+from t5x_variants.model import mlp
+from t5x_variants.run_dir import layout, remote
 
 FACTORS = ('row', 'column', 'batch', 'none')
 # Settings of a model that change neither what it computes when evaluated nor
@@ -211,7 +213,7 @@ def model_dir(path: str) -> str:
   """
   from t5x import gin_utils
 
-  check_same_run(path, runs.parsed(gin_utils.get_gin_config_str()))
+  check_same_run(path, layout.parsed(gin_utils.get_gin_config_str()))
   return str(remote.folder(path))
 
 
@@ -256,7 +258,7 @@ def checkpoint(path: str, partial: bool = False) -> str:
     return str(folder)
   from t5x import gin_utils
 
-  now = runs.parsed(gin_utils.get_gin_config_str())
+  now = layout.parsed(gin_utils.get_gin_config_str())
   if changed := _changed(folder.parent, now, ('Transformer.config',)):
     raise errors.UserError(
       f'The checkpoint {path} is of another model: {changed}. Give the model '
@@ -300,7 +302,7 @@ def _changed(
   file = remote.folder(run) / 'config.gin'
   if not file.exists():
     return ''
-  before = runs.parsed(file.read_bytes().decode('utf-8', 'replace'))
+  before = layout.parsed(file.read_bytes().decode('utf-8', 'replace'))
   old, new = (_dependencies(bindings, roots) for bindings in (before, now))
   changes = {}
   for name in sorted(old.keys() & new.keys()):

@@ -11,7 +11,7 @@ say what must be in it; what differs is named, and nothing is written. A new
 run starts from the output by --gin.INITIAL_CHECKPOINT_PATH.
 """
 
-from t5x_variants import gin_utils, importing
+from t5x_variants.cli import gin_utils, importing
 
 gin_utils.define_flags()
 importing.define_flags('A folder with config.json and weights')

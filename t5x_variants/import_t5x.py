@@ -14,7 +14,7 @@ and export_hf takes it as --run.
 Public checkpoints lie below gs://t5-data/pretrained_models/t5x.
 """
 
-from t5x_variants import gin_utils, importing
+from t5x_variants.cli import gin_utils, importing
 
 gin_utils.define_flags()
 importing.define_flags('checkpoint_STEP of t5x, in a local folder or on gs://')

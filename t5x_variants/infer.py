@@ -10,14 +10,15 @@ Without INFER_INPUTS it asks at the terminal.
 
 import gin
 
-from t5x_variants import gin_utils
+from t5x_variants.cli import gin_utils
 
 gin_utils.define_flags()
 
 
 def main() -> None:
   """Reads the gin files and answers, or with --dry_run prints them."""
-  from t5x_variants import inference, logs
+  from t5x_variants import logs
+  from t5x_variants.inference import inference
 
   logs.quiet()
   if infer := gin_utils.started(inference.infer):

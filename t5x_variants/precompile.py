@@ -15,7 +15,8 @@ import pathlib
 import gin
 from absl import flags
 
-from t5x_variants import errors, gin_utils
+from t5x_variants import errors
+from t5x_variants.cli import gin_utils
 
 gin_utils.define_flags()
 flags.DEFINE_string('topology', None, 'The slice, for example v5e-256.')
@@ -29,7 +30,8 @@ def main() -> None:
   """Reads the gin files and compiles, or fills the table."""
   import jax
 
-  from t5x_variants import compiling, logs, slice_report, slice_table
+  from t5x_variants import logs
+  from t5x_variants.tpu import compiling, report, slice_table
 
   logs.quiet()
   # No device is run on: one that is there stays free.
@@ -52,8 +54,8 @@ def main() -> None:
     return
   of, devices = compiling.open_slice(FLAGS.topology)
   workshop = compiling.Workshop(plan, devices)
-  heads = slice_report.heads(of, workshop)
-  print('\n'.join(slice_report.head_lines(heads)), flush=True)
+  heads = report.heads(of, workshop)
+  print('\n'.join(report.head_lines(heads)), flush=True)
   if plan.model_axis_size is None and workshop.plan.model_axis_size > 1:
     print(
       f'note: a batch of {plan.batch_size} rows needs MODEL_AXIS_SIZE='
@@ -77,28 +79,28 @@ def _check_record(file: pathlib.Path) -> None:
 
 def _compiled(workshop, programs):
   """Compiles and prints each program; yields its name and figures."""
-  from t5x_variants import compiling, fitting, slice_report
+  from t5x_variants.tpu import compiling, memory, report
 
   chip = compiling.chip_of(workshop)
-  memory = fitting.estimate_of(workshop)
-  if fitting.hopeless(memory, chip):
+  memory = memory.estimate_of(workshop)
+  if memory.hopeless(memory, chip):
     _does_not_fit(workshop, 'the estimate, without compiling', memory.total)
   for program in programs:
     try:
       compiled = workshop.compile(program)
     except compiling.DoesNotFit as error:
       print(f'{program}: {error}')
-      _does_not_fit(workshop, 'the compiler', fitting.asked_for(str(error)))
-    found = slice_report.figures(workshop, program, compiled)
-    print('\n'.join(slice_report.program_lines(found)), flush=True)
+      _does_not_fit(workshop, 'the compiler', memory.asked_for(str(error)))
+    found = report.figures(workshop, program, compiled)
+    print('\n'.join(report.program_lines(found)), flush=True)
     yield program, found
 
 
 def _does_not_fit(workshop, who: str, needed: int | None) -> None:
   """Prints the nearest cure and ends with exit status 1."""
-  from t5x_variants import slice_report
+  from t5x_variants.tpu import report
 
-  print(slice_report.verdict(workshop, who, needed))
+  print(report.verdict(workshop, who, needed))
   raise SystemExit(1)
 
 

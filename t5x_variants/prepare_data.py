@@ -25,7 +25,8 @@ import time
 import gin
 from absl import flags
 
-from t5x_variants import errors, gin_utils
+from t5x_variants import errors
+from t5x_variants.cli import gin_utils
 from t5x_variants.data import config as data_config
 
 gin_utils.define_flags()
@@ -39,7 +40,7 @@ FLAGS = flags.FLAGS
 
 _CONFIG = """
 from __gin__ import dynamic_registration
-from t5x_variants.data import preparation
+from t5x_variants.data.prepared import writer as preparation
 
 preparation.configure:
   mixture_or_task_name = %MIXTURE_OR_TASK_NAME
@@ -69,7 +70,8 @@ def main() -> None:
     print(gin.config_str())
     print('# every macro has a value')
     return
-  from t5x_variants.data import preparation, prepared_set
+  from t5x_variants.data.prepared import format as prepared_set
+  from t5x_variants.data.prepared import writer as preparation
 
   work = configure()
   _check_output(work.output)
@@ -111,7 +113,7 @@ def _configured(gin_files, bindings, search_paths):
   """`preparation.configure` as the files configure it."""
   gin.parse_config(_CONFIG)
   gin_utils.parse(gin_files, bindings, search_paths)
-  from t5x_variants.data import preparation
+  from t5x_variants.data.prepared import writer as preparation
 
   return gin_utils.configured(preparation.configure)
 
@@ -130,7 +132,8 @@ def _warnings_on_a_line() -> None:
 
 def _check_output(output: str) -> None:
   """Refuses a folder that holds something else than prepared data."""
-  from t5x_variants.data import preparation, prepared_set
+  from t5x_variants.data.prepared import format as prepared_set
+  from t5x_variants.data.prepared import writer as preparation
 
   ours = {prepared_set.INFO, preparation.PROGRESS}
   if os.path.isdir(output) and not ours & set(names := os.listdir(output)):
@@ -170,7 +173,7 @@ def _alone(work):
 
 def _write(work, missing, arguments) -> None:
   """Writes the missing shards, here or in processes of their own."""
-  from t5x_variants.data import preparation
+  from t5x_variants.data.prepared import writer as preparation
 
   # A process costs seconds to start: not for two files.
   workers = FLAGS.workers or min(os.cpu_count(), len(missing) // 2)
@@ -258,7 +261,7 @@ def _die_with_parent() -> None:
 
 
 def _write_in_worker(split: str, index: int) -> None:
-  from t5x_variants.data import preparation
+  from t5x_variants.data.prepared import writer as preparation
 
   def report(examples):
     with _worker['counter'].get_lock():

@@ -11,7 +11,7 @@ The four axes of a run are files: a model, a variant, data and the run itself:
 import gin
 from absl import flags
 
-from t5x_variants import gin_utils, host_flags
+from t5x_variants.cli import gin_utils, host_flags
 
 gin_utils.define_flags()
 host_flags.define_flags()
@@ -20,7 +20,8 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
   """Reads the gin files and trains, or with --dry_run tells what it would."""
-  from t5x_variants import hosts, logs
+  from t5x_variants import logs
+  from t5x_variants.distributed import hosts
 
   logs.quiet()
   gin_utils.parse(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
@@ -33,14 +34,14 @@ def main() -> None:
 
 def train() -> None:
   """Trains as the gin files say."""
-  from t5x_variants import trainer
+  from t5x_variants.training import trainer
 
   gin_utils.configured(trainer.train)(configuration=gin.operative_config_str)
 
 
 def dry_run() -> None:
   """Prints the configuration and the parameter count, and checks the macros."""
-  from t5x_variants import train_state, trainer
+  from t5x_variants.training import train_state, trainer
 
   print(gin.config_str())
   if gin_utils.has_value('MODEL', 'ACTIVATION', 'GATED', 'DROPOUT_RATE'):

@@ -5,8 +5,11 @@ import json
 import benchmark_files
 import pytest
 
-from t5x_variants.data import benchmarks, recipes, tasks, vocabularies
 from t5x_variants.data._tensorflow import seqio
+from t5x_variants.data.benchmarks import recipes
+from t5x_variants.data.benchmarks import registry as benchmarks
+from t5x_variants.data.tasks import registry as tasks
+from t5x_variants.data.text import vocabularies
 
 LENGTHS = {'inputs': 200, 'targets': 40}
 TEXTS = {

@@ -9,7 +9,8 @@ import numpy as np
 from flax import traverse_util
 from flax.core import unfreeze
 
-from t5x_variants import gin_utils, network
+from t5x_variants.cli import gin_utils
+from t5x_variants.model import network
 from t5x_variants.weights import fit, hugging_face, source
 
 ROOT = pathlib.Path(__file__).parents[1]

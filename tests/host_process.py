@@ -1,6 +1,6 @@
 """One process of a small run on several, which notes what it read and found.
 
-  python tests/host_process.py JSON [flags of t5x_variants.hosts]
+  python tests/host_process.py JSON [flags of t5x_variants.distributed.hosts]
 
 Signals come at a step of its choice, in the process of its choice.
 """
@@ -17,17 +17,12 @@ import optax
 import small_run
 from absl import flags
 
-from t5x_variants import (
-  errors,
-  gin_utils,
-  host_flags,
-  hosts,
-  logs,
-  metrics,
-  partitioning,
-  training_loop,
-)
+from t5x_variants import errors, logs
+from t5x_variants.cli import gin_utils, host_flags
 from t5x_variants.data import config as data_config
+from t5x_variants.distributed import hosts, partitioning
+from t5x_variants.run_dir import records
+from t5x_variants.training import training_loop
 
 PERIOD = 4  # steps between checkpoints
 
@@ -86,15 +81,15 @@ def train(options, rank):
       note(share=share)
       return Rows(super().open(*share))
 
-  record = metrics.NoWriter.write
+  record = records.NoWriter.write
 
   def write(self, step, split, values):
     note(split=split, at=step, **values)
     record(self, step, split, values)
 
-  metrics.NoWriter.write = metrics.RunWriter.write = write
+  records.NoWriter.write = records.RunWriter.write = write
   if rank == 0:
-    metrics.RunWriter.write = lambda *args, old=RUN_WRITE: (
+    records.RunWriter.write = lambda *args, old=RUN_WRITE: (
       write(*args),
       old(*args),
     )[1]
@@ -135,7 +130,7 @@ def wait_for_checkpoint(model_dir, step):
     time.sleep(0.05)
 
 
-RUN_WRITE = metrics.RunWriter.write
+RUN_WRITE = records.RunWriter.write
 
 if __name__ == '__main__':
   sys.argv.insert(1, '--options')

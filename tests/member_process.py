@@ -1,7 +1,7 @@
 """Runs of several processes that do not train, to see how each of them ends.
 
 python tests/member_process.py RUNS, a list of dicts in JSON:
-  flags    for each process a list of flags of `t5x_variants.hosts`
+  flags    for each process a list of flags of `t5x_variants.distributed.hosts`
   while    what all do once they have met: sleep or compute; gather: nothing,
            because not all come, and five seconds later all do `then`
   rank     which of them does `then` a second after they have met
@@ -23,7 +23,9 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from t5x_variants import errors, host_flags, hosts, logs
+from t5x_variants import errors, logs
+from t5x_variants.cli import host_flags
+from t5x_variants.distributed import hosts
 
 # Seconds that a start may take on a busy machine, and the end of all others.
 LIMIT = 200

@@ -8,7 +8,8 @@ import numpy as np
 from flax.core import unfreeze
 from quick_jit import jit
 
-from t5x_variants import activations, network
+from t5x_variants import activations
+from t5x_variants.model import network
 
 B, K, L, V = 2, 7, 5, 13
 SIZES = {

@@ -8,15 +8,10 @@ import jax
 import numpy as np
 import optax
 
-from t5x_variants import (
-  metrics,
-  network,
-  optimizer,
-  partitioning,
-  schedules,
-  trainer,
-  training_loop,
-)
+from t5x_variants.distributed import partitioning
+from t5x_variants.model import network
+from t5x_variants.run_dir import records
+from t5x_variants.training import optimizer, schedules, trainer, training_loop
 
 VOCAB = 64
 LOSSES = ('loss', 'z_loss', 'accuracy', 'gradient_norm', 'learning_rate')
@@ -136,5 +131,5 @@ def run(
 
 
 def losses(model_dir, split='train'):
-  records = metrics.read(model_dir, split)
-  return {r['step']: tuple(r[k] for k in LOSSES if k in r) for r in records}
+  found = records.read(model_dir, split)
+  return {r['step']: tuple(r[k] for k in LOSSES if k in r) for r in found}

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_variants import network, train_state
+from t5x_variants.model import network
+from t5x_variants.training import train_state
 
 B, K, L = 4, 12, 8
 # With 128, so that Adafactor factors some matrices and keeps others whole.

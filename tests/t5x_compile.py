@@ -26,8 +26,9 @@ import jax.numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from t5x import adafactor, models, partitioning, trainer, utils  # noqa: E402
 
-from t5x_variants import for_t5x, network  # noqa: E402
-from t5x_variants.data import vocabularies  # noqa: E402
+from t5x_variants import for_t5x
+from t5x_variants.data.text import vocabularies  # noqa: E402
+from t5x_variants.model import network  # noqa: E402
 
 INPUTS, TARGETS = (32, 256), (32, 64)
 SHAPES = {

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_variants import attention, errors
+from t5x_variants import errors
+from t5x_variants.model import attention
 
 RNG = np.random.default_rng(0)
 

@@ -4,9 +4,12 @@ import benchmark_cases
 import pytest
 from benchmark_cases import LENGTHS, TEXTS, register, subtasks
 
-from t5x_variants import task_metrics
-from t5x_variants.data import benchmarks, low_data, super_glue, tasks
 from t5x_variants.data._tensorflow import seqio
+from t5x_variants.data.benchmarks import registry as benchmarks
+from t5x_variants.data.benchmarks import super_glue
+from t5x_variants.data.tasks import low_data
+from t5x_variants.data.tasks import registry as tasks
+from t5x_variants.training import task_metrics
 
 folder = benchmark_cases.folder
 

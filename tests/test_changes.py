@@ -3,7 +3,10 @@
 import gin
 import pytest
 
-from t5x_variants import changes, errors, gin_utils, metrics, trainer
+from t5x_variants import errors
+from t5x_variants.cli import gin_utils
+from t5x_variants.run_dir import changes, records
+from t5x_variants.training import trainer
 
 FILES = ['models/tiny', 'data/prepared', 'runs/pretrain']
 SMALL = [
@@ -94,12 +97,12 @@ def test_other_changes_are_named_and_the_earlier_settings_kept(
   assert 'differ from one that was started with TRAIN_STEPS=4' in said
   assert (folder / 'config-2.gin').read_text() == first
   assert 'Z_LOSS = 0.0\n' in (folder / 'config.gin').read_text()
-  assert [r['step'] for r in metrics.read(folder, 'train')] == [1, 2, 3, 4]
+  assert [r['step'] for r in records.read(folder, 'train')] == [1, 2, 3, 4]
 
 
 CONFIG = """
 from t5x_variants.activations import rational
-from t5x_variants import network
+from t5x_variants.model import network
 ACTIVATION = @rational.rational()
 TRAIN_STEPS = 10
 trainer.train.model = @network.Transformer()

@@ -10,13 +10,9 @@ import shutil
 import pytest
 from small_run import Numbered, losses, run
 
-from t5x_variants import (
-  checkpoints,
-  checksums,
-  errors,
-  optimizer,
-  training_loop,
-)
+from t5x_variants import errors
+from t5x_variants.run_dir import checksums
+from t5x_variants.training import checkpoints, optimizer, training_loop
 
 # tensorstore answers a failed read or write after orbax has closed the event
 # loop that asked, once for each array, and orbax leaves what it had not begun.

@@ -8,7 +8,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from quick_jit import jit
 
-from t5x_variants import collectives, partitioning
+from t5x_variants.distributed import partitioning
+from t5x_variants.tpu import collectives
 
 
 def moved_by(function, shape, in_spec, out_spec):

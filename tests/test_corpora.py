@@ -8,17 +8,17 @@ import os
 import pytest
 import tensorflow_datasets as tfds
 
-from t5x_variants.data import (
+from t5x_variants.data import pipeline
+from t5x_variants.data._tensorflow import seqio
+from t5x_variants.data.prepared import writer as preparation
+from t5x_variants.data.tasks import registry as tasks
+from t5x_variants.data.text import (
   corpora,
   documents,
   embedded,
-  pipeline,
-  preparation,
   sources,
-  tasks,
   vocabularies,
 )
-from t5x_variants.data._tensorflow import seqio
 from t5x_variants.errors import UserError
 
 TEXTS = [f'Document {i}.\nIts second line, number {i * i}.' for i in range(300)]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from test_prepared import dataset, prepare, same
 
-from t5x_variants.data import corpora, prepared_set, tasks, vocabularies
+from t5x_variants.data.prepared import format as prepared_set
+from t5x_variants.data.tasks import registry as tasks
+from t5x_variants.data.text import corpora, vocabularies
 from t5x_variants.errors import UserError
 
 

@@ -7,17 +7,11 @@ import os
 import numpy as np
 import pytest
 
-from t5x_variants.data import (
-  corpora,
-  documents,
-  noise,
-  packing,
-  pipeline,
-  sources,
-  tasks,
-  vocabularies,
-)
+from t5x_variants.data import packing, pipeline
 from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data.tasks import noise
+from t5x_variants.data.tasks import registry as tasks
+from t5x_variants.data.text import corpora, documents, sources, vocabularies
 from t5x_variants.errors import UserError
 
 LENGTHS = {'inputs': 256, 'targets': 64}

@@ -11,18 +11,13 @@ import seqio
 import tensorflow as tf
 from test_prepared import prepare, same
 
-from t5x_variants import checkpoints
-from t5x_variants.data import (
-  config,
-  corpora,
-  embedded,
-  examples,
-  pipeline,
-  preparation,
-  tasks,
-  vocabularies,
-)
+from t5x_variants.data import config, pipeline
+from t5x_variants.data.prepared import writer as preparation
+from t5x_variants.data.tasks import examples
+from t5x_variants.data.tasks import registry as tasks
+from t5x_variants.data.text import corpora, embedded, vocabularies
 from t5x_variants.errors import DamagedError, UserError
+from t5x_variants.training import checkpoints
 
 LENGTHS = {'inputs': 64, 'targets': 24}
 

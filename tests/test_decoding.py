@@ -10,7 +10,8 @@ import pytest
 from network_cases import model, params_of
 from quick_jit import jit
 
-from t5x_variants import decoding, errors, network
+from t5x_variants import errors
+from t5x_variants.model import decoding, network
 
 EOS, LENGTH = 1, 4
 SMALL = {'num_encoder_layers': 1, 'num_decoder_layers': 1, 'vocab_size': 6}

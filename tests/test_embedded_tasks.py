@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from t5x_variants import errors
-from t5x_variants.data import embedded, embedded_tasks
+from t5x_variants.data.text import embedded, embedded_tasks
 
 
 @pytest.fixture(scope='module')

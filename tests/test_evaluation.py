@@ -6,7 +6,10 @@ import pytest
 from network_cases import model, params_of
 from small_run import VOCAB, Numbered, mesh_of
 
-from t5x_variants import errors, evaluation, losses, partitioning
+from t5x_variants import errors
+from t5x_variants.distributed import partitioning
+from t5x_variants.inference import evaluation
+from t5x_variants.training import losses
 from t5x_variants.weights import saved
 
 SIZES = {'num_encoder_layers': 1, 'num_decoder_layers': 1, 'vocab_size': VOCAB}

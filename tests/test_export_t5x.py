@@ -15,8 +15,10 @@ from flax.core import unfreeze
 from quick_jit import jit
 from t5x_cases import batch, randomised
 
-from t5x_variants import errors, export_t5x, for_t5x, gin_utils, network
-from t5x_variants.data import vocabularies
+from t5x_variants import errors, export_t5x, for_t5x
+from t5x_variants.cli import gin_utils
+from t5x_variants.data.text import vocabularies
+from t5x_variants.model import network
 from t5x_variants.weights import saved, t5x
 
 FILES = ('gin/models/tiny.gin', 'gin/variants/{}.gin')

@@ -7,15 +7,9 @@ import jax
 import optax
 import pytest
 
-from t5x_variants import (
-  compiling,
-  decoding,
-  errors,
-  fitting,
-  flops,
-  network,
-  slice_report,
-)
+from t5x_variants import errors
+from t5x_variants.model import decoding, flops, network
+from t5x_variants.tpu import compiling, memory, report
 
 CHIP = flops.CHIPS['TPU v5e']
 SIZES = {
@@ -60,7 +54,7 @@ def workshop(monkeypatch):
 
 
 def total(made):
-  return fitting.estimate_of(made).total
+  return memory.estimate_of(made).total
 
 
 def test_what_saves_memory_lowers_the_estimate(workshop):
@@ -75,8 +69,8 @@ def test_what_saves_memory_lowers_the_estimate(workshop):
   assert total(workshop(batch_size=256)) > base
   sharded = workshop(parameter_partitioning_dims=2)
   assert sharded.sizes().params * 7 < workshop().sizes().params
-  gradients = fitting.estimate_of(workshop()).gradients
-  assert fitting.estimate_of(sharded).gradients * 7 < gradients
+  gradients = memory.estimate_of(workshop()).gradients
+  assert memory.estimate_of(sharded).gradients * 7 < gradients
 
 
 def test_the_state_s_bytes_are_those_of_a_state(workshop):
@@ -101,8 +95,8 @@ def test_the_state_s_bytes_are_those_of_a_state(workshop):
 def test_a_cure_fits_and_is_what_its_flags_say(workshop, config, settings):
   made = workshop(config, **settings)
   assert total(made) > CHIP.usable
-  found = fitting.cure(made)
-  assert found.memory.total * fitting.MARGIN <= CHIP.usable
+  found = memory.cure(made)
+  assert found.memory.total * memory.MARGIN <= CHIP.usable
   values = {}
   for flag in found.flags:
     (word,) = shlex.split(flag)
@@ -123,8 +117,8 @@ def test_a_cure_fits_and_is_what_its_flags_say(workshop, config, settings):
 def test_a_refusal_s_own_number_raises_the_bar(workshop):
   made = workshop(batch_size=2048, config={'remat_policy': 'minimal'})
   guessed = total(made)
-  near = fitting.cure(made)
-  far = fitting.cure(made, needed=4 * guessed)
+  near = memory.cure(made)
+  far = memory.cure(made, needed=4 * guessed)
   assert far.memory.total < near.memory.total
 
 
@@ -132,10 +126,10 @@ def test_no_cure_is_said_to_be_none(workshop, monkeypatch):
   tiny = dataclasses.replace(CHIP, usable=2**20)
   monkeypatch.setitem(flops.CHIPS, 'TPU v5e', tiny)
   made = workshop()
-  assert fitting.cure(made) is None
-  text = slice_report.verdict(made, 'the estimate', total(made))
+  assert memory.cure(made) is None
+  text = report.verdict(made, 'the estimate', total(made))
   assert 'DOES NOT FIT' in text and 'larger slice' in text
-  assert fitting.hopeless(fitting.estimate_of(made), tiny)
+  assert memory.hopeless(memory.estimate_of(made), tiny)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +147,7 @@ def test_no_cure_is_said_to_be_none(workshop, monkeypatch):
   ],
 )
 def test_the_refusal_is_read(words, size):
-  assert fitting.asked_for(words) == size
+  assert memory.asked_for(words) == size
 
 
 @pytest.mark.parametrize(

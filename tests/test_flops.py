@@ -7,8 +7,9 @@ import jax.extend
 import jax.numpy as jnp
 import pytest
 
-from t5x_variants import flops, network, train_state, train_step
 from t5x_variants.kernels import tiles
+from t5x_variants.model import flops, network
+from t5x_variants.training import train_state, train_step
 
 SIZES = {
   'vocab_size': 256,

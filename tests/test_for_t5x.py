@@ -18,15 +18,10 @@ from jax.sharding import PartitionSpec
 from quick_jit import jit
 from t5x_cases import SIZES, B, K, L, batch, model, randomised
 
-from t5x_variants import (
-  activations,
-  errors,
-  for_t5x,
-  optimizer,
-  train_state,
-  train_step,
-)
-from t5x_variants.data import tasks, vocabularies
+from t5x_variants import activations, errors, for_t5x
+from t5x_variants.data.tasks import registry as tasks
+from t5x_variants.data.text import vocabularies
+from t5x_variants.training import optimizer, train_state, train_step
 
 # The calls that t5x's EncoderDecoderModel makes; only shapes are computed.
 

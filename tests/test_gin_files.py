@@ -11,15 +11,11 @@ import sys
 import gin
 import pytest
 
-from t5x_variants import (
-  activations,
-  command_line,
-  gin_utils,
-  gin_values,
-  sweeps,
-  topologies,
-  train_state,
-)
+from t5x_variants import activations
+from t5x_variants.analysis import sweeps
+from t5x_variants.cli import command_line, gin_utils, gin_values
+from t5x_variants.tpu import topologies
+from t5x_variants.training import train_state
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(

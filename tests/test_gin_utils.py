@@ -14,16 +14,10 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from t5x_variants import (
-  command_line,
-  errors,
-  gin_utils,
-  gin_values,
-  logs,
-  train,
-  trainer,
-)
+from t5x_variants import errors, logs, train
+from t5x_variants.cli import command_line, gin_utils, gin_values
 from t5x_variants.data import config as data_config
+from t5x_variants.training import trainer
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = {

@@ -13,18 +13,13 @@ import gin
 import pytest
 import test_gin_files as gin_files
 
-from t5x_variants import (
-  compiling,
-  errors,
-  evaluation,
-  gin_hints,
-  gin_utils,
-  gin_values,
-  inference,
-  sweeps,
-  trainer,
-)
-from t5x_variants.data import preparation
+from t5x_variants import errors
+from t5x_variants.analysis import sweeps
+from t5x_variants.cli import gin_hints, gin_utils, gin_values
+from t5x_variants.data.prepared import writer as preparation
+from t5x_variants.inference import evaluation, inference
+from t5x_variants.tpu import compiling
+from t5x_variants.training import trainer
 
 RUNS = {
   'eval': evaluation.evaluate,

@@ -11,7 +11,9 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from t5x_variants import activations, errors, network, train_state
+from t5x_variants import activations, errors
+from t5x_variants.model import network
+from t5x_variants.training import train_state
 from t5x_variants.weights import (
   fit,
   hf_config,

@@ -22,14 +22,10 @@ from hf_cases import (
   their_logits,
 )
 
-from t5x_variants import (
-  activations,
-  decoding,
-  errors,
-  gin_utils,
-  network,
-  train_state,
-)
+from t5x_variants import activations, errors
+from t5x_variants.cli import gin_utils
+from t5x_variants.model import decoding, network
+from t5x_variants.training import train_state
 from t5x_variants.weights import fit, hf_config, hugging_face, source
 
 pytestmark = [
@@ -169,7 +165,7 @@ def test_the_byte_vocabulary_is_byt5s():
   """For text; ByT5 counts the sentinels the other way round."""
   from transformers import ByT5Tokenizer
 
-  from t5x_variants.data import vocabularies
+  from t5x_variants.data.text import vocabularies
 
   text = 'Grüße, T5!'
   ours = vocabularies.byte()

@@ -10,15 +10,12 @@ import pytest
 from hypothesis import strategies
 from small_run import mesh_of
 
-from t5x_variants import (
-  decoding,
-  errors,
-  inference,
-  network,
-  partitioning,
-  train_state,
-)
-from t5x_variants.data import texts, vocabularies
+from t5x_variants import errors
+from t5x_variants.data.text import texts, vocabularies
+from t5x_variants.distributed import partitioning
+from t5x_variants.inference import inference
+from t5x_variants.model import decoding, network
+from t5x_variants.training import train_state
 from t5x_variants.weights import saved
 
 VOCABULARY = vocabularies.byte()

@@ -10,8 +10,9 @@ from ffn_cases import (
   call,
 )
 
-from t5x_variants import activations, errors, kernels, mlp
+from t5x_variants import activations, errors, kernels
 from t5x_variants.kernels import dispatch, tiles
+from t5x_variants.model import mlp
 
 
 def primitives(function):

@@ -29,8 +29,9 @@ from hypothesis import strategies
 from jax.experimental.pallas import tpu as pltpu
 from quick_jit import jit
 
-from t5x_variants import activations, kernels, stacks
+from t5x_variants import activations, kernels
 from t5x_variants.kernels import sharded, tiles
+from t5x_variants.model import stacks
 
 # Two blocks, one of 256 columns and one of 128.
 RAGGED = tiles.Tiles(32, 256, (32, 128), 1, 0)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_variants import layers
+from t5x_variants.model import layers
 
 RNG = np.random.default_rng(0)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_variants import losses
+from t5x_variants.training import losses
 
 OPTIONS = [(0.0, 0.0), (0.0, 1e-4), (0.1, 0.0), (0.1, 1e-2)]
 

@@ -15,18 +15,16 @@ import seqio
 import tensorflow as tf
 from flax import traverse_util
 
-from t5x_variants import command_line, errors, gin_utils, sweeps, train_state
-from t5x_variants import optimizer as optimizer_lib
-from t5x_variants.data import (
-  benchmarks,
-  config,
-  corpora,
-  examples,
-  low_data,
-  pipeline,
-  tasks,
-  vocabularies,
-)
+from t5x_variants import errors
+from t5x_variants.analysis import sweeps
+from t5x_variants.cli import command_line, gin_utils
+from t5x_variants.data import config, pipeline
+from t5x_variants.data.benchmarks import registry as benchmarks
+from t5x_variants.data.tasks import examples, low_data
+from t5x_variants.data.tasks import registry as tasks
+from t5x_variants.data.text import corpora, vocabularies
+from t5x_variants.training import optimizer as optimizer_lib
+from t5x_variants.training import train_state
 
 ROOT = pathlib.Path(__file__).parents[1]
 LENGTHS = {'inputs': 24, 'targets': 8}
@@ -202,7 +200,8 @@ def test_bad_input_is_refused(name):
 
 PROGRAM = """
 import sys
-from t5x_variants.data import corpora, examples, low_data, tasks, vocabularies
+from t5x_variants.data.text import corpora, vocabularies
+from t5x_variants.data.tasks import examples, low_data, registry as tasks
 whole = tasks.text_to_text(corpora.pairs(sys.argv[1]), vocabularies.byte())
 name = low_data.task(whole, 2022)
 (found,) = examples.open_split(name, {'inputs': 8, 'targets': 4}, 'train')

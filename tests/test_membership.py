@@ -17,7 +17,8 @@ import types
 import jax
 import pytest
 
-from t5x_variants import errors, hosts, membership
+from t5x_variants import errors
+from t5x_variants.distributed import hosts, membership
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 HEARTBEAT = 15  # seconds

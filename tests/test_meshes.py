@@ -21,15 +21,11 @@ from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 from quick_jit import jit
 
-from t5x_variants import (
-  activations,
-  mlp,
-  network,
-  partitioning,
-  train_state,
-  train_step,
-)
+from t5x_variants import activations
 from t5x_variants.activations import polycom, rational
+from t5x_variants.distributed import partitioning
+from t5x_variants.model import mlp, network
+from t5x_variants.training import train_state, train_step
 
 B, INPUTS, TARGETS, VOCAB, D, F = 16, 12, 8, 80, 16, 48
 VARIANTS = {

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import strategies as st
 from tensorboardX.proto import event_pb2
 
-from t5x_variants import errors, logs, metrics
+from t5x_variants import errors, logs
+from t5x_variants.run_dir import records
 
 VALUES = {'loss': 2.5, 'accuracy': 0.25}
 
@@ -25,11 +26,11 @@ def lines(folder):
 
 
 def steps(folder, split=None):
-  return [record['step'] for record in metrics.read(folder, split)]
+  return [record['step'] for record in records.read(folder, split)]
 
 
 def write(folder, wanted, first_step=0, split='train'):
-  writer = metrics.RunWriter(folder, first_step)
+  writer = records.RunWriter(folder, first_step)
   for step in wanted:
     writer.write(step, split, VALUES)
   writer.close()
@@ -37,13 +38,13 @@ def write(folder, wanted, first_step=0, split='train'):
 
 def test_averages_are_per_target_token():
   sums = {'loss': 30.0, 'z_loss': 1.5, 'correct': 6.0, 'weights': 12.0}
-  assert metrics.per_token(sums) == {
+  assert records.per_token(sums) == {
     'loss': 2.5,
     'z_loss': 0.125,
     'accuracy': 0.5,
   }
   nothing = dict.fromkeys(sums, 0.0)
-  assert metrics.per_token(nothing)['loss'] == 0.0
+  assert records.per_token(nothing)['loss'] == 0.0
 
 
 def test_a_record_is_one_json_object_a_line(tmp_path):
@@ -57,7 +58,7 @@ def test_a_record_is_one_json_object_a_line(tmp_path):
 
 
 def test_records_are_there_before_the_run_ends(tmp_path):
-  writer = metrics.RunWriter(tmp_path)
+  writer = records.RunWriter(tmp_path)
   writer.write(1, 'train', VALUES)
   assert steps(tmp_path) == [1]
   writer.close()
@@ -119,7 +120,7 @@ def test_a_line_that_is_no_record_stops_nothing(tmp_path, line, place):
   assert steps(tmp_path) == kept
   write(tmp_path, [30], first_step=20)
   assert steps(tmp_path) == [*kept, 30]
-  assert metrics.last_step(tmp_path) == 30
+  assert records.last_step(tmp_path) == 30
 
 
 def test_a_line_end_that_was_lost_joins_no_records(tmp_path):
@@ -139,8 +140,8 @@ def test_lines_are_read_backwards_in_any_blocks(lengths, ends, block):
   lines = [b'%d' % (i % 10) * n + b'\n' for i, n in enumerate(lengths)]
   data = b''.join(lines) + (b'' if ends else b'rest')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(metrics, '_BLOCK', block)
-    found = list(metrics._lines_backwards(io.BytesIO(data)))
+    patch.setattr(records, '_BLOCK', block)
+    found = list(records._lines_backwards(io.BytesIO(data)))
   assert [line for *_, line in found] == data.splitlines(keepends=True)[::-1]
   assert all(data[begin:end] == line for begin, end, line in found)
 
@@ -156,7 +157,7 @@ def test_a_long_run_goes_on_at_the_cost_of_its_end(tmp_path):
   assert time.process_time() - begun < 1.0
   assert tracemalloc.get_traced_memory()[1] < 20e6
   tracemalloc.stop()
-  assert metrics.last_step(tmp_path) == 299_995
+  assert records.last_step(tmp_path) == 299_995
 
 
 @contextlib.contextmanager
@@ -175,7 +176,7 @@ def full_disk():
 
 def test_a_disk_that_is_full_for_a_moment_loses_no_record(tmp_path):
   """It stopped TensorBoard's writer for good, and with it the run."""
-  writer = metrics.RunWriter(tmp_path)
+  writer = records.RunWriter(tmp_path)
   writer.write(1, 'train', VALUES)
   with full_disk():
     # More than any queue holds.
@@ -194,7 +195,7 @@ def test_a_disk_that_is_full_for_a_moment_loses_no_record(tmp_path):
 
 
 def test_a_disk_that_stays_full_is_one_sentence_before_a_checkpoint(tmp_path):
-  with metrics.RunWriter(tmp_path) as writer:
+  with records.RunWriter(tmp_path) as writer:
     writer.write(1, 'train', VALUES)
     with full_disk():
       writer.write(2, 'train', VALUES)
@@ -206,13 +207,13 @@ def test_a_disk_that_stays_full_is_one_sentence_before_a_checkpoint(tmp_path):
 
 def test_closing_does_not_hide_the_error_that_ended_the_run(tmp_path):
   with full_disk(), pytest.raises(ZeroDivisionError):
-    with metrics.RunWriter(tmp_path) as writer:
+    with records.RunWriter(tmp_path) as writer:
       writer.write(1, 'train', VALUES)
       raise ZeroDivisionError
 
 
 def test_events_are_there_before_the_run_ends(tmp_path):
-  writer = metrics.RunWriter(tmp_path)
+  writer = records.RunWriter(tmp_path)
   for step in (1, 2, 3):
     writer.write(step, 'train', VALUES)
   # As after SIGKILL: nothing is closed.
@@ -223,7 +224,7 @@ def test_events_are_there_before_the_run_ends(tmp_path):
 
 def test_a_folder_without_metrics_is_named(tmp_path):
   with pytest.raises(errors.UserError, match='metrics.jsonl') as error:
-    metrics.read(tmp_path / 'nowhere')
+    records.read(tmp_path / 'nowhere')
   assert 'nowhere' in str(error.value)
 
 
@@ -240,7 +241,7 @@ def events(folder):
 
 
 def test_tensorboard_reads_the_same_numbers(tmp_path):
-  writer = metrics.RunWriter(tmp_path)
+  writer = records.RunWriter(tmp_path)
   writer.write(10, 'train', VALUES)
   writer.write(10, 'eval', VALUES)
   writer.write_text('config', 'BATCH_SIZE = 16')
@@ -284,7 +285,7 @@ def at(monkeypatch):
 
 
 def test_the_clock_counts_steps_waits_and_leaves_pauses_out(at):
-  clock = metrics.Clock()
+  clock = records.Clock()
   for _ in range(4):
     with clock.waiting():
       at(0.5)
@@ -303,7 +304,7 @@ def test_the_clock_counts_steps_waits_and_leaves_pauses_out(at):
 
 
 def test_the_clock_can_be_read_before_a_step(at):
-  clock = metrics.Clock()
+  clock = records.Clock()
   at(2)
   assert clock.read(1000)['data_wait'] == 0.0
 
@@ -326,7 +327,7 @@ def test_the_line_says_how_long(step, seconds_per_step, left):
     'tokens_per_second': 12345.6,
     'data_wait': 0.0123,
   }
-  line = metrics.progress_line(step, 1000, values)
+  line = records.progress_line(step, 1000, values)
   assert line == (
     f'step {step:>4}/1000  loss 2.3457  accuracy 42.51%  '
     f'12,346 tokens/s  data wait 1.2%  {left}'
@@ -344,7 +345,7 @@ def test_the_line_has_what_a_tpu_gives():
     'mfu': 0.4321,
     'goodput': 0.987,
   }
-  assert metrics.progress_line(10, 10, values).split('  ')[3:] == [
+  assert records.progress_line(10, 10, values).split('  ')[3:] == [
     '8,000 tokens/s',
     '1,000 a chip',
     'MFU 43.2%',

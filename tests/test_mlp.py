@@ -8,7 +8,8 @@ import pytest
 from flax import traverse_util
 from flax.linen import partitioning
 
-from t5x_variants import activations, errors, kernels, mlp
+from t5x_variants import activations, errors, kernels
+from t5x_variants.model import mlp
 
 B, L, D, F = 2, 3, 6, 12
 NAMES = activations.names()

@@ -27,7 +27,8 @@ from network_cases import (
 )
 from quick_jit import jit
 
-from t5x_variants import activations, errors, network, stacks
+from t5x_variants import activations, errors
+from t5x_variants.model import network, stacks
 
 # The tree of parameters.
 

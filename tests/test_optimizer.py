@@ -13,7 +13,8 @@ from flax import traverse_util
 from jax.sharding import PartitionSpec
 from quick_jit import jit
 
-from t5x_variants import errors, optimizer
+from t5x_variants import errors
+from t5x_variants.training import optimizer
 
 # A tree like a scanned model's: an encoder deeper than the decoder, matrices
 # with V in rows and columns (both sides >= 128) and with all of V.

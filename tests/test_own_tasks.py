@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import seqio
 
-from t5x_variants import gin_utils, gin_values
+from t5x_variants.cli import gin_utils, gin_values
 from t5x_variants.data import config
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -11,14 +11,10 @@ from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 from quick_jit import jit
 
-from t5x_variants import (
-  errors,
-  layers,
-  network,
-  optimizer,
-  partitioning,
-  train_state,
-)
+from t5x_variants import errors
+from t5x_variants.distributed import partitioning
+from t5x_variants.model import layers, network
+from t5x_variants.training import optimizer, train_state
 
 SIZES = {
   'vocab_size': 128,

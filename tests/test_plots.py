@@ -13,16 +13,12 @@ import matplotlib.collections
 import numpy as np
 import pytest
 
-from t5x_variants import (
-  activations,
-  checkpoints,
-  errors,
-  gin_utils,
-  metrics,
-  network,
-  runs,
-)
+from t5x_variants import activations, errors
+from t5x_variants.cli import gin_utils
 from t5x_variants.data import config as data_config
+from t5x_variants.model import network
+from t5x_variants.run_dir import layout, records
+from t5x_variants.training import checkpoints
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -176,7 +172,7 @@ def test_a_run_that_goes_on_is_drawn(tools, three_runs, tmp_path, capsys):
   (tmp_path / 'new').mkdir()
   (tmp_path / 'new' / 'metrics.jsonl').touch()
   (pathlib.Path(three_runs[2]) / 'config.gin').unlink()
-  assert len(metrics.read(three_runs[0], 'eval')) == 3
+  assert len(records.read(three_runs[0], 'eval')) == 3
   output = ['-o', str(tmp_path / 'x.png')]
   drawn = tools['runs'].main(
     [*three_runs, str(tmp_path / 'new'), *output, '--train', '--whole']
@@ -192,10 +188,10 @@ def test_a_run_that_goes_on_is_drawn(tools, three_runs, tmp_path, capsys):
 
 def test_every_variant_file_has_a_name():
   names = {
-    runs.variant(_bindings(file.read_text()))
+    layout.variant(_bindings(file.read_text()))
     for file in (_ROOT / 'gin' / 'variants').glob('*.gin')
   }
-  assert names >= set(runs.VARIANTS)
+  assert names >= set(layout.VARIANTS)
   assert None not in names
 
 
@@ -206,11 +202,11 @@ def _bindings(text):
 
 
 def test_other_activations_keep_their_name():
-  assert runs.variant({'ACTIVATION': "'mine'", 'GATED': 'False'}) == 'mine'
-  assert runs.variant({'ACTIVATION': '@a.mine()', 'GATED': 'True'}) == (
+  assert layout.variant({'ACTIVATION': "'mine'", 'GATED': 'False'}) == 'mine'
+  assert layout.variant({'ACTIVATION': '@a.mine()', 'GATED': 'True'}) == (
     'mine GLU'
   )
-  assert runs.variant({}) is None
+  assert layout.variant({}) is None
 
 
 @pytest.mark.parametrize(

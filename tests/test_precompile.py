@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from t5x_variants import errors, slice_report, slice_table
+from t5x_variants import errors
+from t5x_variants.tpu import report, slice_table
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = (
@@ -158,9 +159,9 @@ def record(**changes):
 
 def test_the_report_says_what_was_found():
   found = record()
-  text = '\n'.join(slice_report.head_lines(found))
+  text = '\n'.join(report.head_lines(found))
   assert '250,000,000 in all' in text and 'data 256 x model 1' in text
-  text = '\n'.join(slice_report.program_lines(found['programs']['train']))
+  text = '\n'.join(report.program_lines(found['programs']['train']))
   assert '4.000 GiB' in text and '(25%)' in text
   # Of one chip of 256.
   assert '1.5' in text and '1 for input tokens, 0.5 for targets' in text

@@ -13,17 +13,12 @@ import time
 import numpy as np
 import pytest
 
-from t5x_variants.data import (
-  config,
-  corpora,
-  documents,
-  preparation,
-  prepared_set,
-  sources,
-  tasks,
-  vocabularies,
-)
+from t5x_variants.data import config
 from t5x_variants.data._tensorflow import seqio
+from t5x_variants.data.prepared import format as prepared_set
+from t5x_variants.data.prepared import writer as preparation
+from t5x_variants.data.tasks import registry as tasks
+from t5x_variants.data.text import corpora, documents, sources, vocabularies
 from t5x_variants.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -16,22 +16,17 @@ import pytest
 import small_run
 from hypothesis import strategies as st
 
-from t5x_variants import training_loop
-from t5x_variants.data import (
-  config,
-  corpora,
-  noise,
-  pipeline,
-  preparation,
-  prepared,
-  prepared_set,
-  rows,
-  span_corruption,
-  tasks,
-  vocabularies,
-)
+from t5x_variants.data import config, pipeline
 from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data.prepared import format as prepared_set
+from t5x_variants.data.prepared import order as rows
+from t5x_variants.data.prepared import reader as prepared
+from t5x_variants.data.prepared import writer as preparation
+from t5x_variants.data.tasks import noise, span_corruption
+from t5x_variants.data.tasks import registry as tasks
+from t5x_variants.data.text import corpora, vocabularies
 from t5x_variants.errors import UserError
+from t5x_variants.training import training_loop
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LENGTHS = {'inputs': 64, 'targets': 24}

@@ -4,7 +4,8 @@ import jax
 import pytest
 from small_run import run
 
-from t5x_variants import errors, metrics, profiling
+from t5x_variants import errors
+from t5x_variants.run_dir import profiling, records
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_a_run_leaves_a_trace_where_tensorboard_looks(tmp_path, capsys):
   data = traces[0].read_bytes()
   assert b'step_num' in data and b'train' in data
   assert 'Traced steps 2 to 3 into' in capsys.readouterr().err
-  record = metrics.read(folder, 'train')[-1]
+  record = records.read(folder, 'train')[-1]
   assert 0 < record['goodput'] < 1
   assert 'mfu' not in record  # A CPU has none.
 

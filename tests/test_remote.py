@@ -11,7 +11,9 @@ import signal
 import pytest
 from small_run import Numbered, losses, run
 
-from t5x_variants import errors, metrics, remote, training_loop
+from t5x_variants import errors
+from t5x_variants.run_dir import records, remote
+from t5x_variants.training import training_loop
 
 PERIODS = training_loop.Periods(log=1, eval=100, checkpoint=4)
 
@@ -55,21 +57,21 @@ def test_a_run_is_resumed_from_a_bucket(bucket, tmp_path_factory):
 
 
 def test_records_are_there_when_a_checkpoint_is(bucket):
-  writer = metrics.RunWriter(bucket)
+  writer = records.RunWriter(bucket)
   writer.write(1, 'train', {'loss': 1.0})
   assert not (bucket / 'metrics.jsonl').exists()
   writer.flush()
-  assert [r['step'] for r in metrics.read(bucket)] == [1]
+  assert [r['step'] for r in records.read(bucket)] == [1]
   writer.write(2, 'train', {'loss': 1.0})
   writer.close()
-  again = metrics.RunWriter(bucket, first_step=1)
+  again = records.RunWriter(bucket, first_step=1)
   assert [r['step'] for r in again.earlier] == [1, 2]
   again.close()
   assert sorted(losses(bucket)) == [1]
 
 
 def test_a_bucket_that_cannot_be_written_to(monkeypatch, tmp_path):
-  from t5x_variants import runs
+  from t5x_variants.run_dir import layout
 
   class Denied(Exception):
     """As TensorFlow's: no OSError."""
@@ -81,4 +83,4 @@ def test_a_bucket_that_cannot_be_written_to(monkeypatch, tmp_path):
   monkeypatch.setattr(remote, 'folder', lambda path: folder)
   monkeypatch.setattr(pathlib.Path, 'touch', deny)
   with pytest.raises(errors.UserError, match='gs://b/r cannot .* 403'):
-    runs.make_folder('gs://b/r')
+    layout.make_folder('gs://b/r')

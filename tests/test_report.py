@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from t5x_variants import errors, runs
+from t5x_variants import errors
+from t5x_variants.run_dir import layout
 
 ROOT = pathlib.Path(__file__).parents[1]
 GATED = {'swiglu': ("'swish'", True)}
@@ -241,7 +242,7 @@ def test_all_papers_tables_can_be_printed(report, capsys, sweep, tmp_path):
     assert table['title'] in text and table['source'] in text
     assert table['baseline'] in table['rows']
     assert {row.partition(',')[0] for row in table['rows']} <= set(
-      runs.VARIANTS
+      layout.VARIANTS
     )
     for numbers in table['rows'].values():
       assert len(numbers) == len(table['columns'])

@@ -11,11 +11,12 @@ import time
 import pytest
 from etils import epath
 
-from t5x_variants import errors, remote, run_lock
+from t5x_variants import errors
+from t5x_variants.run_dir import remote, run_lock
 
 HOLD = """
 import pathlib, sys, time
-from t5x_variants import run_lock
+from t5x_variants.run_dir import run_lock
 with run_lock.held(pathlib.Path(sys.argv[1])):
   print('held', flush=True)
   time.sleep(60)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from t5x_variants import errors, schedules
+from t5x_variants import errors
+from t5x_variants.training import schedules
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,12 @@ from small_run import mesh_of
 from test_inference import model
 from test_task_metrics import LENGTHS, LONG, SHORT, dataset, register, same
 
-from t5x_variants import (
-  errors,
-  evaluation,
-  partitioning,
-  task_metrics,
-  train_state,
-)
-from t5x_variants.data import examples, tasks
+from t5x_variants import errors
+from t5x_variants.data.tasks import examples
+from t5x_variants.data.tasks import registry as tasks
+from t5x_variants.distributed import partitioning
+from t5x_variants.inference import evaluation
+from t5x_variants.training import task_metrics, train_state
 from t5x_variants.weights import saved
 
 # Two inputs and two targets are cut; six rows fill a batch of four and a half.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from t5x_variants import errors
-from t5x_variants.data import scores
+from t5x_variants.data.tasks import metrics as scores
 
 YES, NO = 'yes', 'no'
 

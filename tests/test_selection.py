@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_run import Numbered, losses, run
 
-from t5x_variants import (
-  errors,
-  metrics,
+from t5x_variants import errors
+from t5x_variants.run_dir import records
+from t5x_variants.training import (
   selection,
   task_metrics,
   trainer,
@@ -127,7 +127,7 @@ def go(folder, steps=24, dataset=None, **options):
     'max_to_keep': 1,
   }
   run(folder, steps, dataset, **defaults | options)
-  return {r['step']: r['task/jumps'] for r in metrics.read(folder, 'eval')}
+  return {r['step']: r['task/jumps'] for r in records.read(folder, 'eval')}
 
 
 def kept(folder):
@@ -148,7 +148,7 @@ def test_best_checkpoint_test_and_restarts(jumping, tmp_path):
   best, last = 6, 12
   assert list(found)[-1] == last, 'three evaluations after the best'
   assert kept(tmp_path / 'whole') == [best, last]
-  (test,) = metrics.read(tmp_path / 'whole', 'test')
+  (test,) = records.read(tmp_path / 'whole', 'test')
   assert test['step'] == best
   # The same parameters.
   assert test['task/jumps'] == found[best]
@@ -169,4 +169,4 @@ def test_best_checkpoint_test_and_restarts(jumping, tmp_path):
   assert go(tmp_path / 'broken') == found
   assert losses(tmp_path / 'broken') == losses(tmp_path / 'whole')
   assert kept(tmp_path / 'broken') == [best, last]
-  assert metrics.read(tmp_path / 'broken', 'test')[0]['step'] == best
+  assert records.read(tmp_path / 'broken', 'test')[0]['step'] == best

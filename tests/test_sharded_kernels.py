@@ -17,8 +17,9 @@ from ffn_cases import (
 )
 from quick_jit import jit
 
-from t5x_variants import activations, errors, kernels, network
+from t5x_variants import activations, errors, kernels
 from t5x_variants.kernels import meshes
+from t5x_variants.model import network
 
 
 def mesh_of(data, model, names=('data', 'model')):

@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 MICRO = """\
 # A model of a few numbers, for tests.
 from __gin__ import dynamic_registration
-from t5x_variants import network
+from t5x_variants.model import network
 include 'gin/models/tiny.gin'
 MLP_DIM = 12
 BATCH_SIZE = 4

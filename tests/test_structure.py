@@ -66,7 +66,7 @@ ENTRY_POINTS = {
 
 
 def room(name):
-  """t5x_variants.data.tasks -> data."""
+  """t5x_variants.data.tasks.registry -> data."""
   parts = name.split('.')
   return parts[1] if len(parts) > 1 else ''
 
@@ -155,7 +155,7 @@ def test_where_gin_and_tensorflow_may_be_imported(path):
 
 def test_the_model_and_the_trainer_load_no_tensorflow():
   code = (
-    'import sys; import t5x_variants.network, t5x_variants.trainer, '
+    'import sys; import t5x_variants.model.network, t5x_variants.training.trainer, '
     't5x_variants.train; '
     f'print(sorted(set(sys.modules) & {TENSORFLOW}))'
   )

@@ -11,7 +11,9 @@ import time
 
 import pytest
 
-from t5x_variants import errors, gin_utils, sweeps
+from t5x_variants import errors
+from t5x_variants.analysis import sweeps
+from t5x_variants.cli import gin_utils
 
 ROOT = pathlib.Path(__file__).parents[1]
 # tools/sweep.py with a training that costs nothing.
@@ -19,7 +21,7 @@ DRIVER = f"""
 import sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tools')!r}]
 import sweep
-from t5x_variants import gin_utils
+from t5x_variants.cli import gin_utils
 sweep.PROGRAM = [sys.executable, {str(ROOT / 'tests/stub_train.py')!r}]
 sweep._POLL_SECONDS = 0.02
 gin_utils.define_flags()
@@ -28,7 +30,7 @@ gin_utils.run(sweep.main)
 """
 GIN = """
 from __gin__ import dynamic_registration
-from t5x_variants import sweeps
+from t5x_variants.analysis import sweeps
 SWEEP_DIR = %gin.REQUIRED
 STEPS = 'TRAIN_STEPS=3'
 sweeps.Sweep:

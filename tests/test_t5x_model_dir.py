@@ -3,14 +3,15 @@
 import gin
 import pytest
 
-from t5x_variants import errors, for_t5x, runs
+from t5x_variants import errors, for_t5x
+from t5x_variants.run_dir import layout
 
 CONFIG = """
 from __gin__ import dynamic_registration
-from t5x_variants import mlp
-from t5x_variants import network
+from t5x_variants.model import mlp
+from t5x_variants.model import network
 from t5x_variants.activations import rational
-from t5x_variants.data import tasks
+from t5x_variants.data.tasks import registry as tasks
 
 # Macros:
 # ==============================================================================
@@ -49,7 +50,7 @@ network.Transformer.config = @network.T5Config()
 
 def changed(old, new):
   assert CONFIG.count(old) == 1, old
-  return runs.parsed(CONFIG.replace(old, new))
+  return layout.parsed(CONFIG.replace(old, new))
 
 
 def operative(text):
@@ -111,7 +112,7 @@ def test_a_checkpoint_of_another_model(tmp_path, t5x_module, monkeypatch):
   gin.parse_config(
     """
     from __gin__ import dynamic_registration
-    from t5x_variants import network
+    from t5x_variants.model import network
     MIXTURE_OR_TASK_NAME = 'other'
     ACTIVATION = 'gelu'
     network.Transformer.config = @network.T5Config()

@@ -12,7 +12,7 @@ from quick_jit import jit
 from t5x_cases import SIZES, batch, model, randomised
 
 from t5x_variants import errors, for_t5x
-from t5x_variants.data import vocabularies
+from t5x_variants.data.text import vocabularies
 
 
 @pytest.fixture

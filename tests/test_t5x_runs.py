@@ -38,7 +38,7 @@ THEIR_MODEL = """
 include 't5x/examples/t5/t5_1_1/tiny.gin'
 from __gin__ import dynamic_registration
 from t5x.examples.t5 import network
-from t5x_variants.data import vocabularies
+from t5x_variants.data.text import vocabularies
 VOCABULARY = @vocabularies.byte()
 network.T5Config.vocab_size = 384
 network.T5Config.mlp_dim = 48

@@ -13,18 +13,15 @@ import tensorflow as tf
 from small_run import mesh_of
 from test_inference import model
 
-from t5x_variants import (
-  decoding,
-  errors,
-  evaluation,
-  inference,
-  metrics,
-  partitioning,
-  task_metrics,
-  train_state,
-  training_loop,
-)
-from t5x_variants.data import config, examples, texts, vocabularies
+from t5x_variants import errors
+from t5x_variants.data import config
+from t5x_variants.data.tasks import examples
+from t5x_variants.data.text import texts, vocabularies
+from t5x_variants.distributed import partitioning
+from t5x_variants.inference import evaluation, inference
+from t5x_variants.model import decoding
+from t5x_variants.run_dir import records
+from t5x_variants.training import task_metrics, train_state, training_loop
 from t5x_variants.weights import saved
 
 LENGTHS = {'inputs': 40, 'targets': 6}
@@ -299,8 +296,8 @@ def test_a_run_records_what_evaluation_finds(mixture, tmp_path, monkeypatch):
     best_metric='task/even',
     test_split='test',
   )
-  before, *found = metrics.read(tmp_path, 'eval')
-  (test,) = metrics.read(tmp_path, 'test')
+  before, *found = records.read(tmp_path, 'eval')
+  (test,) = records.read(tmp_path, 'test')
   assert [r['step'] for r in (before, *found)] == [0, 2, 4]
   best = max(found, key=lambda r: (r['task/even'], -r['loss']))
   # The split 'test' of these tasks is the same as their 'validation'.

@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from t5x_variants import errors, gin_utils
-from t5x_variants.data import corpora, scores, tasks, vocabularies
+from t5x_variants import errors
+from t5x_variants.cli import gin_utils
+from t5x_variants.data.tasks import metrics as scores
+from t5x_variants.data.tasks import registry as tasks
+from t5x_variants.data.text import corpora, vocabularies
 
 LENGTHS = {'inputs': 32, 'targets': 8}
 
@@ -60,10 +63,10 @@ def test_a_task_has_the_metrics_it_was_given(source):
 
 GIN = """
 from __gin__ import dynamic_registration
-from t5x_variants.data import corpora
-from t5x_variants.data import scores
-from t5x_variants.data import tasks
-from t5x_variants.data import vocabularies
+from t5x_variants.data.text import corpora
+from t5x_variants.data.tasks import metrics as scores
+from t5x_variants.data.tasks import registry as tasks
+from t5x_variants.data.text import vocabularies
 
 NAME = @tasks.text_to_text()
 tasks.text_to_text:

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_variants import flops, metrics, network, throughput
+from t5x_variants.model import flops, network
+from t5x_variants.run_dir import records, throughput
 
 CONFIG = network.T5Config(
   vocab_size=1000,
@@ -138,12 +139,12 @@ def test_goodput_is_a_share():
 
 
 def test_the_records_a_restart_drops_still_tell_when_the_run_began(tmp_path):
-  writer = metrics.RunWriter(tmp_path)
+  writer = records.RunWriter(tmp_path)
   assert writer.earlier == []
   for step in (10, 20):
     writer.write(step, 'train', {'seconds_per_step': 1.0, 'wall_seconds': 50.0})
   writer.close()
-  writer = metrics.RunWriter(tmp_path, 0)
+  writer = records.RunWriter(tmp_path, 0)
   writer.close()
   assert [record['step'] for record in writer.earlier][:1] == [10]
   goodput = throughput.Goodput.of(writer.earlier, 1e12, 0)

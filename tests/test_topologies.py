@@ -4,7 +4,9 @@ import importlib.util
 
 import pytest
 
-from t5x_variants import errors, flops, topologies
+from t5x_variants import errors
+from t5x_variants.model import flops
+from t5x_variants.tpu import topologies
 
 
 @pytest.mark.parametrize(

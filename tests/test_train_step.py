@@ -10,13 +10,9 @@ import optax
 import pytest
 from quick_jit import jit
 
-from t5x_variants import (
-  network,
-  optimizer,
-  partitioning,
-  train_state,
-  train_step,
-)
+from t5x_variants.distributed import partitioning
+from t5x_variants.model import network
+from t5x_variants.training import optimizer, train_state, train_step
 
 BATCH, INPUTS, TARGETS, VOCAB = 16, 12, 8, 64
 

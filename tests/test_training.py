@@ -17,13 +17,10 @@ import optax
 import pytest
 from small_run import VOCAB, Numbered, Rows, losses, mesh_of, run
 
-from t5x_variants import (
-  checkpoints,
-  errors,
-  metrics,
-  preemption,
-  training_loop,
-)
+from t5x_variants import errors
+from t5x_variants.distributed import preemption
+from t5x_variants.run_dir import records
+from t5x_variants.training import checkpoints, training_loop
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -59,10 +56,10 @@ def test_killed_and_continued_is_as_if_never_killed(unbroken, tmp_path, step):
   assert again.seen == seen[saved:]
   assert sorted(losses(tmp_path, 'eval')) == [0, 5, 10, 12]
   # The clock of goodput began with the first start, and never stopped.
-  records = metrics.read(tmp_path, 'train')
-  began = [r['time'] - r['wall_seconds'] for r in records]
-  assert max(began) < records[0]['time']
-  assert all(0 < r['goodput'] < 1 for r in records)
+  found = records.read(tmp_path, 'train')
+  began = [r['time'] - r['wall_seconds'] for r in found]
+  assert max(began) < found[0]['time']
+  assert all(0 < r['goodput'] < 1 for r in found)
 
 
 def test_an_unlucky_log_period_does_not_show_after_a_restart(tmp_path):

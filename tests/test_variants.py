@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from t5x_variants import metrics
+from t5x_variants.run_dir import records
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 VARIANTS = sorted(path.stem for path in ROOT.glob('gin/variants/*.gin'))
@@ -45,7 +45,7 @@ def train(variant, model_dir, *settings):
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_trains(variant, tmp_path):
   train(variant, tmp_path, '--gin.CHECKPOINT_PERIOD=25', '--gin.LOG_PERIOD=5')
-  first, last = metrics.read(tmp_path, 'eval')
+  first, last = records.read(tmp_path, 'eval')
   assert (first['step'], last['step']) == (0, 50)
   # From a random model's to below what the bytes' frequencies alone give.
   assert first['loss'] > math.log(256) > 3.4 > last['loss']
@@ -73,8 +73,7 @@ def test_trains_the_same_by_the_kernels(variant, tmp_path):
       f"--gin.FFN_IMPLEMENTATION='{implementation}'",
       '--gin.LOG_PERIOD=1',
     )
-    records = metrics.read(run, 'train')
-    losses[implementation] = [record['loss'] for record in records]
+    losses[implementation] = [r['loss'] for r in records.read(run, 'train')]
   xla, kernels = losses.values()
   assert len(xla) == 50 and xla[-1] < xla[0] - 1
   off = max(abs(a / b - 1) for a, b in zip(xla, kernels, strict=True))

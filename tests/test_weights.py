@@ -17,14 +17,10 @@ from flax import serialization, traverse_util
 from small_run import VOCAB, Numbered, losses, mesh_of, run
 from weights_cases import random_values, write_t5x
 
-from t5x_variants import (
-  activations,
-  errors,
-  metrics,
-  network,
-  train_state,
-  train_step,
-)
+from t5x_variants import activations, errors
+from t5x_variants.model import network
+from t5x_variants.run_dir import records
+from t5x_variants.training import train_state, train_step
 from t5x_variants.weights import fit, saved, source, t5x
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -361,7 +357,7 @@ def test_a_rational_starts_as_the_gelu_it_replaces(imported, tmp_path, capfd):
   config = network.T5Config(**SIZES | SMALL, activation='gelu')
   evaluate = jax.jit(train_step.make_eval_step(network.Transformer(config), 1))
   sums = [evaluate(params, batch) for batch in Numbered(last=16).open()]
-  gelu = metrics.per_token(jax.tree.map(lambda *x: float(sum(x)), *sums))
+  gelu = records.per_token(jax.tree.map(lambda *x: float(sum(x)), *sums))
   rational = losses(tmp_path / 'run', 'eval')[0][0]
   assert abs(rational - gelu['loss']) < 1e-3
   assert sorted(losses(tmp_path / 'run')) == [1, 2]

@@ -11,7 +11,10 @@ from damage_cases import CASES
 from flax import traverse_util
 from weights_cases import random_values, write_t5x
 
-from t5x_variants import errors, importing, network, train_state
+from t5x_variants import errors
+from t5x_variants.cli import importing
+from t5x_variants.model import network
+from t5x_variants.training import train_state
 from t5x_variants.weights import hugging_face, source, t5x
 
 MODEL = network.Transformer(

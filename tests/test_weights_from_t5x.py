@@ -9,7 +9,8 @@ import pytest
 from flax import traverse_util
 from flax.core import unfreeze
 
-from t5x_variants import network, train_state
+from t5x_variants.model import network
+from t5x_variants.training import train_state
 from t5x_variants.weights import fit, t5x
 
 pytestmark = [pytest.mark.t5x, pytest.mark.filterwarnings('ignore')]

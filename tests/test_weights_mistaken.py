@@ -8,7 +8,9 @@ import pytest
 from flax import traverse_util
 from weights_cases import random_values, write_t5x
 
-from t5x_variants import errors, network, train_state
+from t5x_variants import errors
+from t5x_variants.model import network
+from t5x_variants.training import train_state
 from t5x_variants.weights import hugging_face, saved, source, t5x
 
 CONFIG = network.T5Config(

@@ -26,7 +26,8 @@ CHIPS = 8
 
 def open_batches(path: str):
   """Batches of one of the two paths, without end."""
-  from t5x_variants.data import config, embedded
+  from t5x_variants.data import config
+  from t5x_variants.data.text import embedded
 
   options = {'split': 'train', 'batch_size': BATCH}
   if path == 'prepared':
@@ -34,7 +35,8 @@ def open_batches(path: str):
     return config.DatasetConfig(
       None, LENGTHS, prepared=folder, **options
     ).open()
-  from t5x_variants.data import corpora, tasks, vocabularies
+  from t5x_variants.data.tasks import registry as tasks
+  from t5x_variants.data.text import corpora, vocabularies
 
   task = tasks.span_corruption(
     corpora.embedded(), vocabularies.byte(), documents_joined=16
@@ -59,7 +61,8 @@ def measure(path: str, batches: int) -> None:
 
 def flops_per_example(model: str) -> float:
   """6 FLOPs for each parameter and token that passes it, attention left out."""
-  from t5x_variants import gin_utils, train_state
+  from t5x_variants.cli import gin_utils
+  from t5x_variants.training import train_state
 
   files = [f'gin/models/{model}.gin', 'gin/variants/geglu.gin']
   gin_utils.parse(files, ['DROPOUT_RATE=0.0'])

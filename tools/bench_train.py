@@ -24,8 +24,8 @@ import time
 
 import psutil
 
-from t5x_variants import metrics
-from t5x_variants.data import embedded
+from t5x_variants.data.text import embedded
+from t5x_variants.run_dir import records
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -72,10 +72,10 @@ def run(variant: str, data: str, steps: int) -> dict[str, float]:
     peak.join()
     if status:
       raise SystemExit(f'The run failed:\n{"".join(lines[-20:])}')
-    records = metrics.read(model_dir, 'train')
+    steps = records.read(model_dir, 'train')
     return {
       # Of all records but the first, in which threads are started.
-      'wait': statistics.mean(r['data_wait'] for r in records[1:] or records),
+      'wait': statistics.mean(r['data_wait'] for r in steps[1:] or steps),
       'cpu': usage.ru_utime + usage.ru_stime,
       'first_step': first_step,
       # The kernel's own high-water mark where there is one process; the

@@ -26,7 +26,7 @@ run=${RUN:-runs/demo-$variant}
 "$VENV_PYTHON" - "$run" <<'PYTHON'
 import sys
 
-from t5x_variants import metrics
+from t5x_variants.run_dir import records as metrics
 
 run = sys.argv[1]
 held_out = metrics.read(run, 'eval')

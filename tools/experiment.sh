@@ -49,7 +49,7 @@ page is what it wrote. The settings are in `gin/sweeps/low_data.gin`:
 - `embedded_questions`: what does this function return? A span of its docstring,
   judged as SQuAD is.
 
-How these are made is said in `t5x_variants/data/embedded_tasks.py`. It is a
+How these are made is said in `t5x_variants/data/text/embedded_tasks.py`. It is a
 test of the machinery at a scale at which a paper's findings need not hold. There
 is one pretraining a variant: a difference between variants is also one between
 these very pretrainings, which the intervals do not cover; nor do they cover the
@@ -69,7 +69,8 @@ import sys
 
 import jax
 
-from t5x_variants.data import embedded_tasks, scores
+from t5x_variants.data.text import embedded_tasks
+from t5x_variants.data.tasks import metrics as scores
 
 answers = [answer for *_, answer in embedded_tasks.returned()['validation']]
 always = scores.squad([[answer] for answer in answers], ['True'] * len(answers))

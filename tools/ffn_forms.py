@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_variants import activations, stacks
+from t5x_variants import activations
 from t5x_variants.kernels import reference, sharded, tiles
+from t5x_variants.model import stacks
 
 FORMS = (
   'pallas inputs',

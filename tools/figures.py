@@ -7,7 +7,8 @@ import pathlib
 import sys
 from collections.abc import Callable, Iterable
 
-from t5x_variants import errors, logs, metrics
+from t5x_variants import errors, logs
+from t5x_variants.run_dir import records
 
 # Okabe and Ito's colours, told apart by colour-blind readers too, without
 # the yellow that is lost on white.
@@ -115,7 +116,7 @@ class Parser(argparse.ArgumentParser):
     )
 
 
-def records(
+def read(
   run: str | os.PathLike, split: str, needed: Iterable[str] = ()
 ) -> list[dict]:
   """A run's records of one split, each with the numbers that are needed.
@@ -125,11 +126,11 @@ def records(
       is damaged.
   """
   try:
-    found = metrics.read(run, split)
+    found = records.read(run, split)
     lines = (pathlib.Path(run) / 'metrics.jsonl').read_bytes().split(b'\n')
     # The last line may be one that a run is just writing.
     written = any(map(bytes.strip, lines[:-1])) and not found
-    is_damaged = written and metrics.last_step(run) is None
+    is_damaged = written and records.last_step(run) is None
     if not is_damaged and all(
       isinstance(r[n], int | float) for r in found for n in needed
     ):

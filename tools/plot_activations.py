@@ -30,15 +30,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import unfreeze
 
-from t5x_variants import (
-  activations,
-  errors,
-  gin_utils,
-  network,
-  runs,
-  train_state,
-)
+from t5x_variants import activations, errors
+from t5x_variants.cli import gin_utils
 from t5x_variants.data import config as data_config
+from t5x_variants.model import network
+from t5x_variants.run_dir import layout
+from t5x_variants.training import train_state
 from t5x_variants.weights import fit, saved
 
 ROWS = 8  # held-out rows in one batch: bounds the memory
@@ -310,13 +307,13 @@ def main(arguments: list[str] | None = None):
     raise errors.UserError(
       f'--batches is {options.batches}; it must be at least 1.'
     )
-  runs.newest_checkpoint(options.run)
+  layout.newest_checkpoint(options.run)
   model, _ = gin_utils.read_model([str(config)])
   activation = model.config.activation
   step, params = read_params(options.run, model)
   layers = observe(model, params, read_batches(options.batches))
   print(summary(activation, layers))
-  name = runs.variant(runs.settings(options.run)) or activation.name
+  name = layout.variant(layout.settings(options.run)) or activation.name
   drawn = draw(
     activation, layers, f'{name} at step {step:,} ({config.parent.name})'
   )

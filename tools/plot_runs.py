@@ -22,7 +22,8 @@ from collections.abc import Sequence
 import figures
 import numpy as np
 
-from t5x_variants import errors, runs
+from t5x_variants import errors
+from t5x_variants.run_dir import layout
 
 # Settings that change what is written down, not what is learned. Runs of one
 # variant may differ in them.
@@ -115,9 +116,9 @@ def read(folders: Sequence[str]) -> list[Run]:
       others.append(folder)
       continue
     try:
-      train = figures.records(folder, 'train', _OF_TRAINING)
-      held_out = figures.records(folder, 'eval', _OF_ALL)
-      settings = runs.settings(folder)
+      train = figures.read(folder, 'train', _OF_TRAINING)
+      held_out = figures.read(folder, 'eval', _OF_ALL)
+      settings = layout.settings(folder)
     except errors.UserError as error:
       notes.append(str(error))
       continue
@@ -157,7 +158,7 @@ def group(found: list[Run]) -> dict[str, list[Run]]:
     for name, groups in by_name.items()
     for label, members in zip(_labels(name, groups), groups, strict=True)
   }
-  order = {name: i for i, name in enumerate(runs.VARIANTS)}
+  order = {name: i for i, name in enumerate(layout.VARIANTS)}
 
   def place(label):
     name = _name(labelled[label][0])
@@ -167,7 +168,7 @@ def group(found: list[Run]) -> dict[str, list[Run]]:
 
 
 def _name(run: Run) -> str:
-  return runs.variant(run.settings) or run.folder.resolve().name
+  return layout.variant(run.settings) or run.folder.resolve().name
 
 
 def _telling(run: Run) -> dict[str, str]:
@@ -224,7 +225,7 @@ def summary(groups: dict[str, list[Run]], split: str) -> str:
     loss = f'{drawn.mean[-1]:.4f}'
     if len(members) > 1:
       loss += f' +- {drawn.deviation[-1]:.4f}'
-    sizes = {runs.parameters(m.folder) for m in members} - {None}
+    sizes = {layout.parameters(m.folder) for m in members} - {None}
     rate = np.mean(
       [np.median([r['tokens_per_second'] for r in m.train]) for m in members]
     )

@@ -33,7 +33,8 @@ from collections.abc import Mapping, Sequence
 import figures
 import scipy.stats
 
-from t5x_variants import errors, runs
+from t5x_variants import errors
+from t5x_variants.run_dir import layout
 
 PAPERS = pathlib.Path(__file__).with_name('paper_tables.json')
 CONFIDENCE = 0.95
@@ -150,8 +151,8 @@ def read(folder: pathlib.Path) -> Result | None:
   Raises:
     errors.UserError: config.gin does not say which variant it is.
   """
-  settings = runs.settings(folder)
-  row = runs.variant(settings)
+  settings = layout.settings(folder)
+  row = layout.variant(settings)
   frozen = settings.get('FROZEN', '')
   if row and frozen.startswith('%') and frozen != '%FULL':
     row += f', {frozen[1:].lower().replace("_", " ")}'
@@ -161,7 +162,7 @@ def read(folder: pathlib.Path) -> Result | None:
       'the run of no variant.'
     )
   tested, evaluated = (
-    figures.records(folder, split, ['step']) for split in ('test', 'eval')
+    figures.read(folder, split, ['step']) for split in ('test', 'eval')
   )
   values = best(
     list(map(with_averages, tested[-1:] or [r for r in evaluated if r['step']]))
@@ -173,8 +174,8 @@ def read(folder: pathlib.Path) -> Result | None:
   return Result(
     folder,
     row,
-    runs.resolved(settings, 'RANDOM_SEED') or '0',
-    int(runs.resolved(settings, 'TRAIN_STEPS') or 0),
+    layout.resolved(settings, 'RANDOM_SEED') or '0',
+    int(layout.resolved(settings, 'TRAIN_STEPS') or 0),
     {_named(key, task): value for key, value in values.items()},
     bool(tested),
   )
@@ -298,7 +299,7 @@ def own_table(
   results: Sequence[Result], baseline: str | None, title: str
 ) -> Table:
   """The table of whatever the runs have."""
-  order = {name: place for place, name in enumerate(runs.VARIANTS)}
+  order = {name: place for place, name in enumerate(layout.VARIANTS)}
   rows = sorted(
     {result.row for result in results},
     key=lambda row: (order.get(row.partition(',')[0], len(order)), row),

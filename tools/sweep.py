@@ -33,7 +33,10 @@ import time
 
 from absl import flags
 
-from t5x_variants import errors, gin_utils, logs, preemption, sweeps
+from t5x_variants import errors, logs
+from t5x_variants.analysis import sweeps
+from t5x_variants.cli import gin_utils
+from t5x_variants.distributed import preemption
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROGRAM = [sys.executable, '-m', 't5x_variants.train']

@@ -44,7 +44,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from t5x_variants import forked, metrics
+from t5x_variants.cli import forked
+from t5x_variants.run_dir import records
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS, CHECKPOINT_PERIOD = 24, 4
@@ -139,7 +140,7 @@ class Run:
     names = ('loss', 'z_loss', 'accuracy', 'gradient_norm', 'learning_rate')
     return sorted(
       (r['split'], r['step'], *(r[n] for n in names if n in r))
-      for r in metrics.read(self.folder)
+      for r in records.read(self.folder)
     )
 
 
@@ -507,7 +508,7 @@ def flips(whole: pathlib.Path, count: int, seed: int) -> str:
   import numpy as np
   import orbax.checkpoint as ocp
 
-  from t5x_variants import checkpoints
+  from t5x_variants.training import checkpoints
 
   logging.getLogger('t5x_variants').setLevel(logging.ERROR)
   draw = random.Random(seed)

@@ -25,8 +25,11 @@ import jax
 import numpy as np
 import optax
 
-from t5x_variants import errors, gin_utils, logs, metrics, train_state
+from t5x_variants import errors, logs
+from t5x_variants.cli import gin_utils
 from t5x_variants.data import config as data_config
+from t5x_variants.run_dir import records
+from t5x_variants.training import train_state
 from t5x_variants.weights import fit, saved
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -98,8 +101,8 @@ def report(
     f'{change.max():.2e}, root mean square {rms(new - old):.2e}, of logits '
     f'of root mean square {rms(old):.2f}'
   )
-  start, *_, end = [record['loss'] for record in metrics.read(after, 'eval')]
-  last = metrics.read(before, 'eval')[-1]['loss']
+  start, *_, end = [record['loss'] for record in records.read(after, 'eval')]
+  last = records.read(before, 'eval')[-1]['loss']
   print(f'held-out loss of {source} at its end: {last:.5f}')
   print(
     f'held-out loss of {variant} at its start: {start:.5f} '

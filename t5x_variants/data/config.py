@@ -108,7 +108,7 @@ class DatasetConfig:
     }
     task = self.mixture_or_task_name, self.task_feature_lengths
     if self.prepared is not None:
-      from t5x_variants.data import prepared
+      from t5x_variants.data.prepared import reader as prepared
 
       return prepared.Batches(
         self.prepared, *task, self.split, self.batch_size, **options
@@ -131,7 +131,7 @@ class DatasetConfig:
     if self.prepared is not None:
       return []
     # Imports TensorFlow: only where data is read.
-    from t5x_variants.data import examples
+    from t5x_variants.data.tasks import examples
 
     return examples.open_split(
       self.mixture_or_task_name,

@@ -14,8 +14,10 @@ import os
 
 import numpy as np
 
-from t5x_variants.data import packing, positions, sources, tasks
+from t5x_variants.data import packing, positions
 from t5x_variants.data._tensorflow import reason_of, seqio, tf
+from t5x_variants.data.tasks import registry as tasks
+from t5x_variants.data.text import sources
 from t5x_variants.errors import DamagedError, UserError
 
 # Batches ready before they are asked for: next() need not wait, and a saved

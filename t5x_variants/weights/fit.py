@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from flax import traverse_util
 
-from t5x_variants import checkpoints, errors
+from t5x_variants import errors
+from t5x_variants.training import checkpoints
 from t5x_variants.weights import saved, source
 
 _COEFFICIENTS = '/mlp/activation/'

@@ -11,7 +11,8 @@ import pathlib
 import re
 from collections.abc import Mapping
 
-from t5x_variants import errors, network
+from t5x_variants import errors
+from t5x_variants.model import network
 from t5x_variants.weights import files
 
 CODE_TYPE = 't5x_variants'

@@ -14,7 +14,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from t5x_variants import errors, network
+from t5x_variants import errors
+from t5x_variants.model import network
 from t5x_variants.weights import (
   files,
   hf_config,

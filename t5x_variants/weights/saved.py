@@ -19,7 +19,9 @@ import orbax.checkpoint as ocp
 import tensorstore
 from flax import traverse_util
 
-from t5x_variants import checkpoints, errors, runs
+from t5x_variants import errors
+from t5x_variants.run_dir import layout
+from t5x_variants.training import checkpoints
 from t5x_variants.weights import files, kinds, source
 
 
@@ -45,12 +47,12 @@ def open_checkpoint(path: str | os.PathLike) -> source.Source:
       step, run = int(folder.name), folder.parent.parent
     elif (folder / 'checkpoints').is_dir():
       run = folder
-      step, folder = runs.newest_checkpoint(run)
+      step, folder = layout.newest_checkpoint(run)
     else:
       raise kinds.mistaken(path, kinds.OURS)
   # It says which variant the weights are of.
   with files.reading(run / 'config.gin'):
-    variant = variant_of(runs.settings(run))
+    variant = variant_of(layout.settings(run))
   with files.reading(folder):
     damage = checkpoints.damage(folder)
   if damage:
@@ -67,7 +69,7 @@ def variant_of(settings: Mapping[str, str]) -> str | None:
 
   The versions' coefficients have the same shapes and mean other functions.
   """
-  name = runs.variant(settings)
+  name = layout.variant(settings)
   for key, value in settings.items():
     version = value.strip('\'"')
     if key.endswith('rational.rational.version') and version != 'A':

@@ -1,0 +1,1 @@
+"""Command lines: flags, gin files, and sentences for mistakes in them."""

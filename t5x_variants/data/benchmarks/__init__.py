@@ -1,0 +1,1 @@
+"""GLUE, SuperGLUE and SQuAD as tasks, from TFDS or their own files."""

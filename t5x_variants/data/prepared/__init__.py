@@ -1,0 +1,1 @@
+"""Tokens that were written once: their format, writer and reader."""

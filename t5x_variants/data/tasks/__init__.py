@@ -1,0 +1,1 @@
+"""What a model is asked for: tasks, their examples and their metrics."""

@@ -1,0 +1,1 @@
+"""Documents: where text comes from, and its vocabularies."""

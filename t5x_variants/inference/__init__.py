@@ -1,0 +1,1 @@
+"""After training: weights that are loaded, evaluated and decoded with."""

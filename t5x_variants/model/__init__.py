@@ -1,0 +1,1 @@
+"""T5: attention, feed-forward blocks, encoder, decoder, and decoding."""

@@ -1,0 +1,1 @@
+"""A run compiled for a TPU slice that is elsewhere: programs and memory."""

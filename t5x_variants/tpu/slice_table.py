@@ -1,0 +1,181 @@
+"""The table of docs/tpu.md: which runs were compiled for which slice.
+
+Each row is a precompile command of its own, run in a process of its own, whose
+figures are kept below runs/precompile: what was stopped goes on.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from typing import NamedTuple
+
+from t5x_variants import errors
+from t5x_variants.cli import gin_utils
+from t5x_variants.model import flops
+
+VARIANTS = ('swiglu', 'rational', 'polynorm', 'relu')
+# Models and slices that belong together; settings besides the slice's file.
+RUNS = (
+  ('t5_1_1_small', 'v5e-8'),
+  ('t5_1_1_base', 'v5e-256'),
+  ('t5_1_1_base', 'v6e-256'),
+  ('t5_1_1_xl', 'v5p-128'),
+  ('t5_1_1_xxl', 'v4-512'),
+)
+BEGIN = '<!-- figures: python -m t5x_variants.precompile --all -->'
+END = '<!-- /figures -->'
+COLUMNS = (
+  ('model', '---'),
+  ('variant', '---'),
+  ('slice', '---'),
+  ('mesh', '---'),
+  ('rows', '---:'),
+  ('remat', '---'),
+  ('parameters', '---:'),
+  ('optimizer', '---:'),
+  ('peak', '---:'),
+  ('of', '---:'),
+  ('share', '---:'),
+  ('estimate', '---:'),
+  ('TFLOP inputs', '---:'),
+  ('TFLOP targets', '---:'),
+  ('moved MB', '---'),
+)
+
+
+class Row(NamedTuple):
+  """One run of the table."""
+
+  model: str
+  variant: str
+  topology: str
+
+  @property
+  def arguments(self) -> list[str]:
+    """Of the command that compiles it."""
+    files = (
+      f'models/{self.model}',
+      f'variants/{self.variant}',
+      f'tpu/{self.topology}',
+      'runs/precompile',
+    )
+    return [
+      f'--topology={self.topology}',
+      *(f'--gin_file=gin/{file}.gin' for file in files),
+      "--gin.PROGRAMS=('train',)",
+    ]
+
+
+def rows() -> list[Row]:
+  """The table's rows in its order."""
+  return [
+    Row(model, variant, topology)
+    for model, topology in RUNS
+    for variant in VARIANTS
+  ]
+
+
+def fill(compile_missing: bool = True) -> None:
+  """Compiles what is missing, prints the table, writes it to docs/tpu.md.
+
+  Raises:
+    errors.UserError: this is no checkout, or a row did not fit.
+  """
+  root = gin_utils.gin_folder().parent
+  page = root / 'docs' / 'tpu.md'
+  if not page.is_file():
+    raise errors.UserError(
+      f'--all writes docs/tpu.md of a checkout, and {root} has none: run it '
+      'in one.'
+    )
+  cache = root / 'runs' / 'precompile'
+  cache.mkdir(parents=True, exist_ok=True)
+  records = []
+  for row in rows():
+    file = cache / f'{row.model}-{row.variant}-{row.topology}.json'
+    if not file.exists() and compile_missing:
+      _compile(row, file)
+    if file.exists():
+      records.append((row, json.loads(file.read_text(encoding='utf-8'))))
+  text = table(records)
+  missing = len(rows()) - len(records)
+  if missing:
+    text += f'\n\n{missing} of {len(rows())} rows are not compiled yet.'
+  print(text)
+  page.write_text(replaced(page.read_text(encoding='utf-8'), text), 'utf-8')
+
+
+def _compile(row: Row, file: pathlib.Path) -> None:
+  """Runs a row's command; its figures appear whole or not at all."""
+  part = file.with_suffix('.part')
+  command = [sys.executable, '-m', 't5x_variants.precompile', *row.arguments]
+  print(f'compiling {" ".join(row)} ...', file=sys.stderr, flush=True)
+  done = subprocess.run(
+    [*command, f'--record={part}'],
+    env=os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, sys.path))},
+    stdout=sys.stderr,
+  )
+  if done.returncode:
+    raise errors.UserError(
+      f'{" ".join(row)} ended with status {done.returncode}; the rest of the '
+      'table was not compiled. What was is kept.'
+    )
+  part.rename(file)
+
+
+def table(records) -> str:
+  """Markdown of (row, record) pairs."""
+  lines = [
+    [name for name, _ in COLUMNS],
+    [rule for _, rule in COLUMNS],
+    *(_cells(row, record) for row, record in records),
+  ]
+  return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+
+
+def _cells(row: Row, record) -> list[str]:
+  train = record['programs']['train']
+
+  def gib(size):
+    return f'{size / flops.GIB:.2f}'
+
+  per_chip = [
+    train['flops'][side] / train['chips'] / 1e12
+    for side in ('encoder', 'decoder')
+  ]
+  data, model = record['mesh']
+  sharded = record['parameter_partitioning_dims'] == 2
+  return [
+    row.model.removeprefix('t5_1_1_'),
+    row.variant,
+    row.topology,
+    f'{data} x {model}{" sharded" * sharded}',
+    f'{record["batch_size"]}',
+    record['remat_policy'],
+    gib(record['params']),
+    gib(record['optimizer']),
+    gib(train['peak']),
+    gib(record['usable']),
+    f'{train["peak"] / record["usable"]:.0%}',
+    gib(record['estimate']),
+    *(f'{one:.2f}' for one in per_chip),
+    ', '.join(
+      f'{kind} {size / 1e6:,.0f}' for kind, size in train['moved'].items()
+    )
+    or 'nothing',
+  ]
+
+
+def replaced(page: str, text: str) -> str:
+  """The page with the table between its marks."""
+  if page.count(BEGIN) != 1 or page.count(END) != 1:
+    raise errors.UserError(
+      f'docs/tpu.md must have the lines {BEGIN!r} and {END!r} once each.'
+    )
+  pattern = re.escape(BEGIN) + '.*?' + re.escape(END)
+  return re.sub(
+    pattern, lambda _: f'{BEGIN}\n\n{text}\n\n{END}', page, flags=re.DOTALL
+  )
