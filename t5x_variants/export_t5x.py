@@ -26,7 +26,7 @@ FLAGS = flags.FLAGS
 def main() -> None:
   """Reads a run, checks that it is of the model described, then writes."""
   from t5x_variants import logs
-  from t5x_variants.training import train_state
+  from t5x_variants.model import parameters
   from t5x_variants.weights import fit, saved, to_t5x
 
   logs.quiet()
@@ -36,7 +36,7 @@ def main() -> None:
   if FLAGS.dry_run:
     print(config)
     return
-  shapes, axes = train_state.shapes_and_axes(model)
+  shapes, axes = parameters.shapes_and_axes(model)
   params = fit.exact(found, shapes, exporting.CURE)
 
   def write(folder) -> None:

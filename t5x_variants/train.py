@@ -41,12 +41,13 @@ def train() -> None:
 
 def dry_run() -> None:
   """Prints the configuration and the parameter count, and checks the macros."""
-  from t5x_variants.training import train_state, trainer
+  from t5x_variants.model import parameters
+  from t5x_variants.training import trainer
 
   print(gin.config_str())
   if gin_utils.has_value('MODEL', 'ACTIVATION', 'GATED', 'DROPOUT_RATE'):
-    shapes, _ = train_state.shapes_and_axes(gin_utils.macro('MODEL'))
-    print(f'# {train_state.count(shapes):,} parameters')
+    shapes, _ = parameters.shapes_and_axes(gin_utils.macro('MODEL'))
+    print(f'# {parameters.count(shapes):,} parameters')
   gin_utils.configured(trainer.train)
   print('# every macro has a value')
 

@@ -5,7 +5,7 @@ import json
 import benchmark_files
 import pytest
 
-from t5x_variants.data._tensorflow import seqio
+from t5x_variants.data.base._tensorflow import seqio
 from t5x_variants.data.benchmarks import recipes
 from t5x_variants.data.benchmarks import registry as benchmarks
 from t5x_variants.data.tasks import registry as tasks

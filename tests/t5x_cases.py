@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_variants.model import network
-from t5x_variants.training import train_state
+from t5x_variants.model import network, parameters
 
 B, K, L = 4, 12, 8
 # With 128, so that Adafactor factors some matrices and keeps others whole.
@@ -53,7 +52,7 @@ def batch():
 
 def randomised(module):
   """Parameters that are not where they start; coefficients near it."""
-  shapes, _ = train_state.shapes_and_axes(module)
+  shapes, _ = parameters.shapes_and_axes(module)
   rng = np.random.default_rng(1)
 
   def value(path, leaf):

@@ -4,7 +4,7 @@ import benchmark_cases
 import pytest
 from benchmark_cases import LENGTHS, TEXTS, register, subtasks
 
-from t5x_variants.data._tensorflow import seqio
+from t5x_variants.data.base._tensorflow import seqio
 from t5x_variants.data.benchmarks import registry as benchmarks
 from t5x_variants.data.benchmarks import super_glue
 from t5x_variants.data.tasks import low_data

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from t5x_variants import errors
 from t5x_variants.cli import gin_utils
 from t5x_variants.data import pipeline
-from t5x_variants.data._tensorflow import seqio, tfds
+from t5x_variants.data.base._tensorflow import seqio, tfds
 from t5x_variants.data.benchmarks import recipes
 from t5x_variants.data.benchmarks import registry as benchmarks
 from t5x_variants.data.tasks import registry as tasks

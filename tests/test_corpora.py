@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from t5x_variants.data import pipeline
-from t5x_variants.data._tensorflow import seqio
+from t5x_variants.data.base._tensorflow import seqio
 from t5x_variants.data.prepared import writer as preparation
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.data.text import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t5x_variants.data import packing, pipeline
-from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data.base._tensorflow import seqio, tf
 from t5x_variants.data.tasks import noise
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.data.text import corpora, documents, sources, vocabularies

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from t5x_variants.kernels import tiles
-from t5x_variants.model import flops, network
-from t5x_variants.training import train_state, train_step
+from t5x_variants.model import flops, network, parameters
+from t5x_variants.training import train_step
 
 SIZES = {
   'vocab_size': 256,
@@ -43,7 +43,7 @@ def matmul_flops(jaxpr):
 def traced(config):
   """Matmul FLOPs of the forward pass, and of value and gradient."""
   model = network.Transformer(config)
-  params, _ = train_state.shapes_and_axes(model)
+  params, _ = parameters.shapes_and_axes(model)
   batch = {
     name: jax.ShapeDtypeStruct((ROWS, length), jnp.int32)
     for name, length in (

@@ -21,6 +21,7 @@ from t5x_cases import SIZES, B, K, L, batch, model, randomised
 from t5x_variants import activations, errors, for_t5x
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.data.text import vocabularies
+from t5x_variants.model import parameters
 from t5x_variants.training import optimizer, train_state, train_step
 
 # The calls that t5x's EncoderDecoderModel makes; only shapes are computed.
@@ -54,7 +55,7 @@ def test_initialisation_as_t5x_calls_it(packed, dtype):
 def test_the_axes_are_those_that_t5x_has_rules_for():
   with_factor_rules = {'vocab', 'embed', 'mlp', 'heads', 'joined_kv', 'layers'}
   with_factor_rules |= {'relpos_buckets', 'mlp_activations'}
-  _, axes = train_state.shapes_and_axes(
+  _, axes = parameters.shapes_and_axes(
     model(activation='polynorm', scan_layers=True)
   )
   found = set(itertools.chain(*traverse_util.flatten_dict(axes).values()))
@@ -66,7 +67,7 @@ def test_decoding_as_t5x_calls_it(scan):
   """Encoding, the cache, one token of every beam; `scan_layers` is read."""
   module, beams = model(scan_layers=scan), 3
   assert module.scan_layers == scan
-  params, _ = train_state.shapes_and_axes(module)
+  params, _ = parameters.shapes_and_axes(module)
 
   def decode(params):
     apply = functools.partial(
@@ -329,7 +330,7 @@ def test_a_step_is_a_step_of_t5x(name, gated, microbatches, t5x_module):
   module, rate = model(activation=name, gated=gated), 0.02
   losses = {'label_smoothing': 0.1, 'z_loss': 1e-3}
   params = randomised(module)
-  _, axes = train_state.shapes_and_axes(module)
+  _, axes = parameters.shapes_and_axes(module)
   tx = optimizer.adafactor(axes, lambda step: rate)
   ours = train_state.TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -417,7 +418,7 @@ def test_t5x_s_own_network_with_our_activations(name, gated, t5x_module):
   assert jax.tree.map(jnp.shape, variables['params']) == jax.tree.map(
     jnp.shape, params
   )
-  _, axes = train_state.shapes_and_axes(ours)
+  _, axes = parameters.shapes_and_axes(ours)
   their_axes = partitioning.get_axis_names(variables['params_axes'])
   assert jax.tree.map(
     tuple,

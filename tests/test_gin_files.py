@@ -14,8 +14,8 @@ import pytest
 from t5x_variants import activations
 from t5x_variants.analysis import sweeps
 from t5x_variants.cli import command_line, gin_utils, gin_values
+from t5x_variants.model import parameters
 from t5x_variants.tpu import topologies
-from t5x_variants.training import train_state
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(
@@ -335,7 +335,7 @@ def shapes(model, variant):
   gin.clear_config()
   parse(f'gin/models/{model}.gin', f'gin/variants/{variant}.gin')
   parse(bindings=['DROPOUT_RATE=0.0'])
-  found, _ = train_state.shapes_and_axes(gin_utils.macro('MODEL'))
+  found, _ = parameters.shapes_and_axes(gin_utils.macro('MODEL'))
   return found
 
 
@@ -353,7 +353,7 @@ PUBLIC = {
 def test_public_models_have_their_public_size(model):
   total, width = PUBLIC[model]
   found = shapes(model, 'geglu')
-  assert train_state.count(found) == total
+  assert parameters.count(found) == total
   block = found['encoder']['layers']['mlp']
   assert block['wi_0']['kernel'].shape[-1] == width
   assert block['wo']['kernel'].shape[-2] == width
@@ -362,10 +362,10 @@ def test_public_models_have_their_public_size(model):
 def test_the_glu_paper_s_model_is_t5_1_0():
   """Tied to the embedding: the size of the public T5 Base."""
   found = shapes('t5_1_0_base', 'relu')
-  assert train_state.count(found) == 222_903_552
+  assert parameters.count(found) == 222_903_552
   assert 'logits_dense' not in found['decoder']
   untied = shapes('t5_1_1_base', 'relu')
-  assert train_state.count(untied) - train_state.count(found) == 768 * 32_128
+  assert parameters.count(untied) - parameters.count(found) == 768 * 32_128
 
 
 def test_the_glu_paper_s_sweep_has_its_sizes():
@@ -390,9 +390,9 @@ def test_the_glu_paper_s_sweep_has_its_sizes():
 
 @pytest.mark.parametrize('model', stems('models'))
 def test_all_variants_have_as_many_parameters(model):
-  plain = train_state.count(shapes(model, 'relu'))
+  plain = parameters.count(shapes(model, 'relu'))
   for variant in stems('variants'):
-    count = train_state.count(shapes(model, variant))
+    count = parameters.count(shapes(model, variant))
     assert abs(count / plain - 1) <= 0.005, (variant, count, plain)
 
 

@@ -250,7 +250,7 @@ def test_a_run_file_with_too_little_is_no_run_file(tmp_path):
 def test_dry_run_prints_all_and_touches_no_data(capsys, monkeypatch, tmp_path):
   monkeypatch.setenv('HOME', str(tmp_path))
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  from t5x_variants.data._tensorflow import seqio, tf
+  from t5x_variants.data.base._tensorflow import seqio, tf
 
   def fail(*unused_args, **unused_options):
     raise AssertionError('a dataset was opened')

@@ -12,8 +12,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from t5x_variants import activations, errors
-from t5x_variants.model import network
-from t5x_variants.training import train_state
+from t5x_variants.model import network, parameters
 from t5x_variants.weights import (
   fit,
   hf_config,
@@ -73,7 +72,7 @@ def theirs():
 
 @functools.cache
 def shapes_of(config):
-  return train_state.shapes_and_axes(network.Transformer(config))[0]
+  return parameters.shapes_and_axes(network.Transformer(config))[0]
 
 
 def random_values(config):

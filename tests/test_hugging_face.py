@@ -24,8 +24,7 @@ from hf_cases import (
 
 from t5x_variants import activations, errors
 from t5x_variants.cli import gin_utils
-from t5x_variants.model import decoding, network
-from t5x_variants.training import train_state
+from t5x_variants.model import decoding, network, parameters
 from t5x_variants.weights import fit, hf_config, hugging_face, source
 
 pytestmark = [
@@ -273,7 +272,7 @@ def test_what_transformers_makes_from_a_new_configuration(
     logits_via_embedding=tied,
   )
   model = network.Transformer(config)
-  shapes, _ = train_state.shapes_and_axes(model)
+  shapes, _ = parameters.shapes_and_axes(model)
   names = source.unrolled_shapes(fit.shapes_of(shapes))
   found = hugging_face.open_folder(str(tmp_path / 'new'), config, names)
   params = fit.exact(found, shapes, '')

@@ -14,8 +14,7 @@ from t5x_variants import errors
 from t5x_variants.data.text import texts, vocabularies
 from t5x_variants.distributed import partitioning
 from t5x_variants.inference import inference
-from t5x_variants.model import decoding, network
-from t5x_variants.training import train_state
+from t5x_variants.model import decoding, network, parameters
 from t5x_variants.weights import saved
 
 VOCABULARY = vocabularies.byte()
@@ -40,7 +39,7 @@ def model():
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
   folder = tmp_path_factory.mktemp('weights') / 'run'
-  shapes, _ = train_state.shapes_and_axes(model())
+  shapes, _ = parameters.shapes_and_axes(model())
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes

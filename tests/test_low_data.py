@@ -23,8 +23,8 @@ from t5x_variants.data.benchmarks import registry as benchmarks
 from t5x_variants.data.tasks import examples, low_data
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.data.text import corpora, vocabularies
+from t5x_variants.model import parameters
 from t5x_variants.training import optimizer as optimizer_lib
-from t5x_variants.training import train_state
 
 ROOT = pathlib.Path(__file__).parents[1]
 LENGTHS = {'inputs': 24, 'targets': 8}
@@ -325,7 +325,7 @@ ARMS = {
 @pytest.mark.parametrize('arm', ARMS)
 def test_what_trains_in_an_arm(arm, pairs):
   gin_utils.parse(files('rational', pairs), [f'FROZEN=%{arm}'])
-  _, axes = train_state.shapes_and_axes(gin_utils.macro('MODEL'))
+  _, axes = parameters.shapes_and_axes(gin_utils.macro('MODEL'))
   frozen = optimizer_lib.frozen_names(gin_utils.macro('FROZEN'), axes)
   names = set(traverse_util.flatten_dict(axes, sep='/'))
   wanted, not_wanted = ARMS[arm]

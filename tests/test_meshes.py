@@ -24,7 +24,7 @@ from quick_jit import jit
 from t5x_variants import activations
 from t5x_variants.activations import polycom, rational
 from t5x_variants.distributed import partitioning
-from t5x_variants.model import mlp, network
+from t5x_variants.model import mlp, network, parameters
 from t5x_variants.training import train_state, train_step
 
 B, INPUTS, TARGETS, VOCAB, D, F = 16, 12, 8, 80, 16, 48
@@ -107,7 +107,7 @@ def batch():
 @functools.cache
 def params(variant):
   """Of unscanned layers; coefficients and norms are no longer as they began."""
-  shapes, _ = train_state.shapes_and_axes(make_model(variant))
+  shapes, _ = parameters.shapes_and_axes(make_model(variant))
   rng = np.random.default_rng(1)
 
   def value(path, leaf):
@@ -148,7 +148,7 @@ def compiled(variant, mesh_name, scan, remat, parts):
   mesh = partitioning.make_mesh(model_axis)
   rules = partitioning.standard_logical_axis_rules(dims)
   model = make_model(variant, scan, remat)
-  shapes, axes = train_state.shapes_and_axes(model)
+  shapes, axes = parameters.shapes_and_axes(model)
   where = partitioning.param_shardings(shapes, axes, mesh, rules)
   values = params(variant)
   arguments = (

@@ -13,7 +13,7 @@ from quick_jit import jit
 
 from t5x_variants import errors
 from t5x_variants.distributed import partitioning
-from t5x_variants.model import layers, network
+from t5x_variants.model import layers, network, parameters
 from t5x_variants.training import optimizer, train_state
 
 SIZES = {
@@ -35,7 +35,7 @@ def model(**sizes):
 
 
 def specs(mesh, dims=1, **sizes):
-  shapes, axes = train_state.shapes_and_axes(model(**sizes))
+  shapes, axes = parameters.shapes_and_axes(model(**sizes))
   rules = partitioning.standard_logical_axis_rules(dims)
   shardings = partitioning.param_shardings(shapes, axes, mesh, rules)
   return {
@@ -166,7 +166,7 @@ def test_a_mesh_axis_that_does_not_exist_is_named():
 
 def test_an_optimizer_s_moments_lie_with_their_parameter():
   mesh = partitioning.make_mesh(4)
-  shapes, axes = train_state.shapes_and_axes(model())
+  shapes, axes = parameters.shapes_and_axes(model())
   shardings = partitioning.param_shardings(
     shapes, axes, mesh, partitioning.standard_logical_axis_rules(2)
   )
@@ -180,7 +180,7 @@ def test_an_optimizer_s_moments_lie_with_their_parameter():
 def test_the_train_state_s_shardings():
   """Of Adafactor with a group of its own for the coefficients."""
   mesh = partitioning.make_mesh(4)
-  shapes, axes = train_state.shapes_and_axes(model())
+  shapes, axes = parameters.shapes_and_axes(model())
   tx = optimizer.adafactor(
     axes,
     lambda step: 0.1,
@@ -218,7 +218,7 @@ def test_the_train_state_s_shardings():
 
 def test_a_state_made_sharded_is_the_state_made_whole():
   mesh = partitioning.make_mesh(4)
-  shapes, axes = train_state.shapes_and_axes(model())
+  shapes, axes = parameters.shapes_and_axes(model())
   tx = optimizer.adafactor(axes, lambda step: 0.1)
   shardings = partitioning.param_shardings(
     shapes, axes, mesh, partitioning.standard_logical_axis_rules(2)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from t5x_variants.data import config
-from t5x_variants.data._tensorflow import seqio
+from t5x_variants.data.base._tensorflow import seqio
 from t5x_variants.data.prepared import format as prepared_set
 from t5x_variants.data.prepared import writer as preparation
 from t5x_variants.data.tasks import registry as tasks

@@ -17,7 +17,7 @@ import small_run
 from hypothesis import strategies as st
 
 from t5x_variants.data import config, pipeline
-from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data.base._tensorflow import seqio, tf
 from t5x_variants.data.prepared import format as prepared_set
 from t5x_variants.data.prepared import order as rows
 from t5x_variants.data.prepared import reader as prepared

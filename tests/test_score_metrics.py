@@ -16,7 +16,8 @@ from t5x_variants.data.tasks import examples
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.distributed import partitioning
 from t5x_variants.inference import evaluation
-from t5x_variants.training import task_metrics, train_state
+from t5x_variants.model import parameters
+from t5x_variants.training import task_metrics
 from t5x_variants.weights import saved
 
 # Two inputs and two targets are cut; six rows fill a batch of four and a half.
@@ -54,7 +55,7 @@ def mixture():
 
 @pytest.fixture(scope='module')
 def params():
-  shapes, _ = train_state.shapes_and_axes(model())
+  shapes, _ = parameters.shapes_and_axes(model())
   rng = np.random.default_rng(1)
   return jax.tree.map(
     lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes

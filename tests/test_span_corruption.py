@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from t5x_variants.data._tensorflow import tf
+from t5x_variants.data.base._tensorflow import tf
 from t5x_variants.data.tasks import noise, span_corruption
 from t5x_variants.data.text import corpora, vocabularies
 from t5x_variants.errors import UserError

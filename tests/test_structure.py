@@ -155,7 +155,8 @@ def test_where_gin_and_tensorflow_may_be_imported(path):
 
 def test_the_model_and_the_trainer_load_no_tensorflow():
   code = (
-    'import sys; import t5x_variants.model.network, t5x_variants.training.trainer, '
+    'import sys; import t5x_variants.model.network; '
+    'import t5x_variants.training.trainer; import '
     't5x_variants.train; '
     f'print(sorted(set(sys.modules) & {TENSORFLOW}))'
   )

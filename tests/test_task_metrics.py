@@ -19,9 +19,9 @@ from t5x_variants.data.tasks import examples
 from t5x_variants.data.text import texts, vocabularies
 from t5x_variants.distributed import partitioning
 from t5x_variants.inference import evaluation, inference
-from t5x_variants.model import decoding
+from t5x_variants.model import decoding, parameters
 from t5x_variants.run_dir import records
-from t5x_variants.training import task_metrics, train_state, training_loop
+from t5x_variants.training import task_metrics, training_loop
 from t5x_variants.weights import saved
 
 LENGTHS = {'inputs': 40, 'targets': 6}
@@ -91,7 +91,7 @@ def mixture():
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
   folder = tmp_path_factory.mktemp('weights') / 'run'
-  shapes, _ = train_state.shapes_and_axes(model())
+  shapes, _ = parameters.shapes_and_axes(model())
   rng = np.random.default_rng(1)
   params = jax.tree.map(
     lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes

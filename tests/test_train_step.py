@@ -11,7 +11,7 @@ import pytest
 from quick_jit import jit
 
 from t5x_variants.distributed import partitioning
-from t5x_variants.model import network
+from t5x_variants.model import network, parameters
 from t5x_variants.training import optimizer, train_state, train_step
 
 BATCH, INPUTS, TARGETS, VOCAB = 16, 12, 8, 64
@@ -80,7 +80,7 @@ def make_batch(seed=0, packed=False):
 @functools.cache
 def start():
   """A state whose coefficients and norms are no longer as they began."""
-  _, axes = train_state.shapes_and_axes(make_model())
+  _, axes = parameters.shapes_and_axes(make_model())
   tx = make_optimizer(axes)
   state = jit(functools.partial(train_state.create, make_model(), tx))(
     jax.random.key(0)
@@ -199,7 +199,7 @@ def test_meshes_agree_with_one_device(model_axis):
   tx, state = start()
   batch = make_batch(packed=True)
   wanted, wanted_sums = on_one_device()
-  shapes, axes = train_state.shapes_and_axes(model)
+  shapes, axes = parameters.shapes_and_axes(model)
   mesh = partitioning.make_mesh(model_axis)
   # Fully sharded where there is something to share out over `data`.
   rules = partitioning.standard_logical_axis_rules(1 if model_axis == 1 else 2)

@@ -18,7 +18,7 @@ from small_run import VOCAB, Numbered, losses, mesh_of, run
 from weights_cases import random_values, write_t5x
 
 from t5x_variants import activations, errors
-from t5x_variants.model import network
+from t5x_variants.model import network, parameters
 from t5x_variants.run_dir import records
 from t5x_variants.training import train_state, train_step
 from t5x_variants.weights import fit, saved, source, t5x
@@ -42,7 +42,7 @@ SMALL = {'num_encoder_layers': 1, 'num_decoder_layers': 1}
 @functools.cache
 def shapes_of(**options):
   model = network.Transformer(network.T5Config(**SIZES | options))
-  return train_state.shapes_and_axes(model)[0]
+  return parameters.shapes_and_axes(model)[0]
 
 
 @pytest.mark.parametrize('scan, remote', [(False, True), (True, False)])

@@ -13,8 +13,7 @@ from weights_cases import random_values, write_t5x
 
 from t5x_variants import errors
 from t5x_variants.cli import importing
-from t5x_variants.model import network
-from t5x_variants.training import train_state
+from t5x_variants.model import network, parameters
 from t5x_variants.weights import hugging_face, source, t5x
 
 MODEL = network.Transformer(
@@ -37,7 +36,7 @@ OPEN['orbax'] = OPEN['t5x']
 
 @functools.cache
 def shapes_and_axes(model):
-  return train_state.shapes_and_axes(model)
+  return parameters.shapes_and_axes(model)
 
 
 def write_hf(folder, values):
@@ -96,7 +95,7 @@ def import_(monkeypatch, kind, folder, output):
   )
   monkeypatch.setattr(importing, 'FLAGS', flags)
   monkeypatch.setattr(importing.gin_utils, 'read_model', lambda *_: (MODEL, ''))
-  monkeypatch.setattr(train_state, 'shapes_and_axes', shapes_and_axes)
+  monkeypatch.setattr(parameters, 'shapes_and_axes', shapes_and_axes)
   importing.run(OPEN[kind])
 
 

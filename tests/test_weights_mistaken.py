@@ -9,8 +9,7 @@ from flax import traverse_util
 from weights_cases import random_values, write_t5x
 
 from t5x_variants import errors
-from t5x_variants.model import network
-from t5x_variants.training import train_state
+from t5x_variants.model import network, parameters
 from t5x_variants.weights import hugging_face, saved, source, t5x
 
 CONFIG = network.T5Config(
@@ -28,7 +27,7 @@ CONFIG = network.T5Config(
 def folder(tmp_path_factory):
   """The same weights as each program writes them."""
   folder = tmp_path_factory.mktemp('weights')
-  shapes, _ = train_state.shapes_and_axes(network.Transformer(CONFIG))
+  shapes, _ = parameters.shapes_and_axes(network.Transformer(CONFIG))
   values = random_values(shapes)
   params = traverse_util.unflatten_dict(values, sep='/')
   (folder / 'hf').mkdir()

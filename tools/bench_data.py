@@ -62,13 +62,13 @@ def measure(path: str, batches: int) -> None:
 def flops_per_example(model: str) -> float:
   """6 FLOPs for each parameter and token that passes it, attention left out."""
   from t5x_variants.cli import gin_utils
-  from t5x_variants.training import train_state
+  from t5x_variants.model import parameters
 
   files = [f'gin/models/{model}.gin', 'gin/variants/geglu.gin']
   gin_utils.parse(files, ['DROPOUT_RATE=0.0'])
-  shapes, _ = train_state.shapes_and_axes(gin_utils.macro('MODEL'))
-  encoder = train_state.count(shapes['encoder'])
-  decoder = train_state.count(shapes['decoder'])
+  shapes, _ = parameters.shapes_and_axes(gin_utils.macro('MODEL'))
+  encoder = parameters.count(shapes['encoder'])
+  decoder = parameters.count(shapes['decoder'])
   total = LENGTHS['inputs'] * encoder + LENGTHS['targets'] * decoder
   print(
     f'{model}: 6 x (512 tokens x {encoder:,} parameters of the encoder + 114 x'

@@ -53,7 +53,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
-from t5x_variants import errors
+from t5x_variants import errors  # noqa: E402
 from t5x_variants.kernels import dispatch, tiles  # noqa: E402
 from t5x_variants.model import mlp  # noqa: E402
 

@@ -33,9 +33,8 @@ from flax.core import unfreeze
 from t5x_variants import activations, errors
 from t5x_variants.cli import gin_utils
 from t5x_variants.data import config as data_config
-from t5x_variants.model import network
+from t5x_variants.model import network, parameters
 from t5x_variants.run_dir import layout
-from t5x_variants.training import train_state
 from t5x_variants.weights import fit, saved
 
 ROWS = 8  # held-out rows in one batch: bounds the memory
@@ -67,7 +66,7 @@ def read_params(
 ) -> tuple[int, Mapping[str, object]]:
   """The step and the parameters, as numpy, of the newest checkpoint."""
   found = saved.open_checkpoint(run)
-  shapes, _ = train_state.shapes_and_axes(model)
+  shapes, _ = parameters.shapes_and_axes(model)
   cure = 'Its config.gin was not written by the same run.'
   return found.step, fit.exact(found, shapes, cure)
 

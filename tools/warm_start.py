@@ -28,6 +28,7 @@ import optax
 from t5x_variants import errors, logs
 from t5x_variants.cli import gin_utils
 from t5x_variants.data import config as data_config
+from t5x_variants.model import parameters
 from t5x_variants.run_dir import records
 from t5x_variants.training import train_state
 from t5x_variants.weights import fit, saved
@@ -126,7 +127,7 @@ def logits(described: pathlib.Path, weights: pathlib.Path) -> np.ndarray:
   with gin.config_scope('eval'):
     dataset = gin_utils.configured(data_config.DatasetConfig)()
   batch = next(dataclasses.replace(dataset, batch_size=_ROWS).open())
-  shapes, _ = train_state.shapes_and_axes(model)
+  shapes, _ = parameters.shapes_and_axes(model)
   taken, _ = fit.initial(
     saved.open_checkpoint(weights), shapes, fit.variant_of(model.config), True
   )

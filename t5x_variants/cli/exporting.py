@@ -80,10 +80,10 @@ def check(found: 'source.Source', model: 'network.Transformer') -> None:
   Raises:
     errors.UserError: they differ; the message says where.
   """
-  from t5x_variants.training import train_state
+  from t5x_variants.model import parameters
   from t5x_variants.weights import fit
 
-  shapes, _ = train_state.shapes_and_axes(model)
+  shapes, _ = parameters.shapes_and_axes(model)
   fit.check(found, shapes, CURE)
   variant = fit.variant_of(model.config)
   if None not in (found.variant, variant) and found.variant != variant:

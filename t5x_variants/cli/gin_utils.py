@@ -55,7 +55,7 @@ def define_flags() -> None:
 
 def gin_folder() -> pathlib.Path:
   """The folder of the shipped gin files: of the wheel, or of the checkout."""
-  package = pathlib.Path(__file__).resolve().parent
+  package = pathlib.Path(__file__).resolve().parents[1]
   shipped = package / 'gin'
   return shipped if shipped.is_dir() else package.parent / 'gin'
 

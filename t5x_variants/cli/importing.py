@@ -33,7 +33,7 @@ def run(open_checkpoint: Callable) -> None:
       should be there and the unrolled names of its parameters to a
       `weights.source.Source`.
   """
-  from t5x_variants.training import train_state
+  from t5x_variants.model import parameters
   from t5x_variants.weights import fit, saved, source
 
   if not FLAGS.checkpoint:
@@ -46,7 +46,7 @@ def run(open_checkpoint: Callable) -> None:
   )
   if FLAGS.dry_run:
     print(config)
-  shapes, _ = train_state.shapes_and_axes(model)
+  shapes, _ = parameters.shapes_and_axes(model)
   begun = time.perf_counter()
   names = source.unrolled_shapes(fit.shapes_of(shapes))
   found = open_checkpoint(FLAGS.checkpoint, model.config, names)
@@ -57,7 +57,7 @@ def run(open_checkpoint: Callable) -> None:
   params = fit.exact(found, shapes, _CURE)
   saved.write(output, found.step, params, config)
   print(
-    f'{train_state.count(shapes):,} parameters of {found.where} (step '
+    f'{parameters.count(shapes):,} parameters of {found.where} (step '
     f'{found.step}) written to {output} after '
     f'{time.perf_counter() - begun:.1f} s. Start a run from them with '
     f'--gin.INITIAL_CHECKPOINT_PATH="\'{output}\'".',

@@ -11,7 +11,7 @@ built in a fraction of the time (nothing for AutoGraph to rewrite).
   positions    0 1 2 0 1 0      positions      0 1 0 0
 """
 
-from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data.base._tensorflow import seqio, tf
 
 _as_is = tf.autograph.experimental.do_not_convert
 

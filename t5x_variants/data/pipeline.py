@@ -14,8 +14,9 @@ import os
 
 import numpy as np
 
-from t5x_variants.data import packing, positions
-from t5x_variants.data._tensorflow import reason_of, seqio, tf
+from t5x_variants.data import packing
+from t5x_variants.data.base import positions
+from t5x_variants.data.base._tensorflow import reason_of, seqio, tf
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.data.text import sources
 from t5x_variants.errors import DamagedError, UserError

@@ -6,8 +6,7 @@ import jax
 
 from t5x_variants import errors
 from t5x_variants.distributed import partitioning
-from t5x_variants.model import network
-from t5x_variants.training import train_state
+from t5x_variants.model import network, parameters
 from t5x_variants.weights import fit, saved
 
 
@@ -38,7 +37,7 @@ def load(
       f'There are {jax.process_count()} processes; only training runs in '
       'several. Start this on one host.'
     )
-  shapes, axes = train_state.shapes_and_axes(model)
+  shapes, axes = parameters.shapes_and_axes(model)
   found = saved.open_checkpoint(checkpoint)
   asked = fit.variant_of(model.config)
   if None not in (found.variant, asked) and found.variant != asked:

@@ -5,11 +5,16 @@ and the CRC-32 of that list itself. One flipped bit anywhere is found.
 """
 
 import json
+import os
 import pathlib
 import zlib
 from collections.abc import Callable
 
+from t5x_variants.run_dir import remote
+
 NAME = 'checksums.json'
+# The folder of a checkpoint that has it.
+ITEM = 'checksums'
 _BLOCK = 1 << 20
 
 
@@ -74,6 +79,28 @@ def damage(
     if list(of_file(path)) != list(files[name]):
       return f'{name} differs from its checksum'
   return ''
+
+
+def damage_of_step(
+  step_folder: str | os.PathLike, part: int = 0, parts: int = 1
+) -> str:
+  """What is wrong with a checkpoint of a run; '' if nothing is known.
+
+  Args:
+    step_folder: `RUN/checkpoints/STEP`. In a bucket, and without the folder
+      `checksums`, as an import is, there is nothing to compare with.
+    part: see `damage`.
+    parts: see `damage`.
+
+  Raises:
+    OSError: a file that exists cannot be read, which proves no damage.
+  """
+  if remote.is_remote(step_folder):
+    return ''
+  folder = pathlib.Path(step_folder)
+  if not (folder / ITEM).is_dir():
+    return ''
+  return damage(folder / ITEM, folder, part, parts)
 
 
 def _check(files: dict) -> int:

@@ -19,9 +19,9 @@ from jax.sharding import NamedSharding
 
 from t5x_variants import errors
 from t5x_variants.distributed import partitioning
-from t5x_variants.model import flops, network
+from t5x_variants.model import flops, network, parameters
 from t5x_variants.tpu import collectives, topologies
-from t5x_variants.training import programs, train_state
+from t5x_variants.training import programs
 
 PROGRAMS = ('train', 'eval', 'decode')
 # Unrolled, a program of more layers than this compiles for hours.
@@ -160,7 +160,7 @@ class Workshop:
     self.plan = with_mesh(plan, len(devices))
     self.mesh = mesh_for(self.plan, devices)
     # Before the mesh is set, whose devices nothing can be run on.
-    self._shapes, self._axes = train_state.shapes_and_axes(plan.model)
+    self._shapes, self._axes = parameters.shapes_and_axes(plan.model)
     where = partitioning.param_shardings(
       self._shapes, self._axes, self.mesh, self.plan.rules
     )
@@ -191,7 +191,7 @@ class Workshop:
       self.state.opt_state, self._shapes, where, mesh
     )
     return Sizes(
-      train_state.count(self._shapes),
+      parameters.count(self._shapes),
       device_bytes(self._shapes, where),
       device_bytes(self.state.opt_state, placed),
     )

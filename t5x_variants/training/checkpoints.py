@@ -22,9 +22,9 @@ from jax.experimental import multihost_utils
 
 from t5x_variants import errors
 from t5x_variants.run_dir import checksums, remote
+from t5x_variants.weights import source
 
 _log = logging.getLogger('t5x_variants')
-_CHECKSUMS = 'checksums'
 
 
 class PositionHandler(ocp.CheckpointHandler):
@@ -101,13 +101,8 @@ def damage(step_folder: str | os.PathLike) -> str:
   Raises:
     OSError: a file that exists cannot be read, which proves no damage.
   """
-  if remote.is_remote(step_folder):
-    return ''
-  folder = pathlib.Path(step_folder)
-  if not (folder / _CHECKSUMS).is_dir():
-    return ''  # An import, or a step of an older version.
   index, count = jax.process_index(), jax.process_count()
-  found = checksums.damage(folder / _CHECKSUMS, folder, index, count)
+  found = checksums.damage_of_step(step_folder, index, count)
   if count > 1:
     everyone = multihost_utils.process_allgather(np.bool_(bool(found)))
     if np.any(everyone) and not found:
@@ -169,7 +164,7 @@ class Checkpoints:
           'state': ocp.StandardCheckpointHandler(),
           'data': PositionHandler(),
           # Last: its `finalize` reads what the others have written.
-          _CHECKSUMS: ChecksumsHandler(),
+          checksums.ITEM: ChecksumsHandler(),
         },
         options=ocp.CheckpointManagerOptions(
           preservation_policy=self._kept,
@@ -371,7 +366,7 @@ class Checkpoints:
         'from them with another MODEL_DIR and --gin.INITIAL_CHECKPOINT_PATH='
         f'"\'{os.path.dirname(self._directory)}\'".'
       )
-    lines = differences(
+    lines = source.differences(
       _within(found, 'params/'), _within(expected, 'params/'), 'model'
     )
     if lines:
@@ -380,7 +375,7 @@ class Checkpoints:
         + '\n'.join(lines)
         + '\nUse another MODEL_DIR, or the gin files this one was made with.'
       )
-    lines = differences(found, expected, 'run')
+    lines = source.differences(found, expected, 'run')
     if lines:
       raise errors.UserError(
         f'{self._directory} holds a checkpoint of the same model with another '
@@ -391,39 +386,6 @@ class Checkpoints:
         'and --gin.INITIAL_CHECKPOINT_PATH='
         f'"\'{os.path.dirname(self._directory)}\'".'
       )
-
-
-def differences(
-  found: Mapping[str, tuple[int, ...]],
-  expected: Mapping[str, tuple[int, ...]],
-  of_what: str = 'model',
-) -> list[str]:
-  """What differs between the arrays of a checkpoint and others, in lines.
-
-  Args:
-    found: shapes by name, of the checkpoint.
-    expected: shapes by name, of the model.
-    of_what: what the expected ones are of, for the lines.
-
-  Returns:
-    A count, then the first few of them; [] when they are the same.
-  """
-  names = sorted(
-    name
-    for name in found.keys() | expected.keys()
-    if found.get(name) != expected.get(name)
-  )
-  if not names:
-    return []
-  lines = [f'{len(names)} array(s) differ:']
-  lines += [
-    f'  {name}: {_shape_text(found.get(name))} in the checkpoint, '
-    f'{_shape_text(expected.get(name))} in this {of_what}'
-    for name in names[:5]
-  ]
-  if len(names) > 5:
-    lines.append(f'  and {len(names) - 5} more')
-  return lines
 
 
 def _unwritable(directory, error: Exception) -> errors.UserError:
@@ -449,7 +411,3 @@ def _within(shapes: Mapping, prefix: str) -> dict[str, tuple[int, ...]]:
     for name, shape in shapes.items()
     if name.startswith(prefix)
   }
-
-
-def _shape_text(shape: tuple[int, ...] | None) -> str:
-  return 'absent' if shape is None else str(list(shape))

@@ -17,7 +17,7 @@ from flax import linen as nn
 from t5x_variants import errors, logs
 from t5x_variants.data import config as data_config
 from t5x_variants.distributed import hosts, partitioning
-from t5x_variants.model import network
+from t5x_variants.model import network, parameters
 from t5x_variants.run_dir import (
   changes,
   layout,
@@ -123,7 +123,7 @@ def train(
     nn.logical_axis_rules(logical_axis_rules),
     contextlib.ExitStack() as stack,
   ):
-    shapes, axes = train_state.shapes_and_axes(model)
+    shapes, axes = parameters.shapes_and_axes(model)
     tx = optimizer(axes, learning_rate)
     # An optimizer may refuse the parameters, a block the mesh.
     abstract = programs.abstract_state(
@@ -132,7 +132,7 @@ def train(
       partitioning.param_shardings(shapes, axes, mesh, logical_axis_rules),
       mesh,
     )
-    train_state.check_block(
+    parameters.check_block(
       model,
       shapes,
       train_dataset.batch_size // num_microbatches,
@@ -187,10 +187,10 @@ def train(
     start = int(state.step)
     if first:
       layout.write_text(
-        folder / 'model-info.txt', train_state.model_info(shapes, axes)
+        folder / 'model-info.txt', parameters.model_info(shapes, axes)
       )
     logs.say(
-      f'{train_state.count(shapes):,} parameters on {mesh.size} '
+      f'{parameters.count(shapes):,} parameters on {mesh.size} '
       f'{jax.devices()[0].device_kind} device(s), mesh '
       f'{dict(mesh.shape)}; run directory {folder}'
     )

@@ -13,7 +13,6 @@ import numpy as np
 from flax import traverse_util
 
 from t5x_variants import errors
-from t5x_variants.training import checkpoints
 from t5x_variants.weights import saved, source
 
 _COEFFICIENTS = '/mlp/activation/'
@@ -56,7 +55,7 @@ def exact(found: source.Source, params: Mapping, cure: str) -> Mapping:
 
 def check(found: source.Source, params: Mapping, cure: str) -> None:
   """The part of `exact` that reads no values."""
-  lines = checkpoints.differences(
+  lines = source.differences(
     source.unrolled_shapes(found.shapes),
     source.unrolled_shapes(shapes_of(params)),
   )
@@ -92,7 +91,7 @@ def initial(
   wanted = shapes_of(params)
   have = source.unrolled_shapes(found.shapes)
   need = source.unrolled_shapes(wanted)
-  outside = checkpoints.differences(_outside(have), _outside(need))
+  outside = source.differences(_outside(have), _outside(need))
   if outside:
     raise errors.UserError(
       f'The folder {found.where} is a checkpoint of another model than this '
@@ -134,7 +133,7 @@ def _not_asked_for(found, variant, other, have, need) -> str:
   what = 'is a checkpoint of another variant than this run'
   if other:
     what = f'is a checkpoint of {found.variant}, this run is {variant}'
-  lines = checkpoints.differences(have, need) or [
+  lines = source.differences(have, need) or [
     'the parameters have the same shapes, but the block is another function.'
   ]
   return f'The folder {found.where} {what}; ' + '\n'.join(

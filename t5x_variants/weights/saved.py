@@ -20,8 +20,7 @@ import tensorstore
 from flax import traverse_util
 
 from t5x_variants import errors
-from t5x_variants.run_dir import layout
-from t5x_variants.training import checkpoints
+from t5x_variants.run_dir import checksums, layout
 from t5x_variants.weights import files, kinds, source
 
 
@@ -54,7 +53,7 @@ def open_checkpoint(path: str | os.PathLike) -> source.Source:
   with files.reading(run / 'config.gin'):
     variant = variant_of(layout.settings(run))
   with files.reading(folder):
-    damage = checkpoints.damage(folder)
+    damage = checksums.damage_of_step(folder)
   if damage:
     raise errors.UserError(
       f'The checkpoint {folder} is damaged: {damage}. Name the folder of '

@@ -176,3 +176,40 @@ def leaf(
   if names == [name]:
     return unrolled_values[name]
   return np.stack([unrolled_values[n] for n in names])
+
+
+def differences(
+  found: Mapping[str, tuple[int, ...]],
+  expected: Mapping[str, tuple[int, ...]],
+  of_what: str = 'model',
+) -> list[str]:
+  """What differs between the arrays of a checkpoint and others, in lines.
+
+  Args:
+    found: shapes by name, of the checkpoint.
+    expected: shapes by name, of the model.
+    of_what: what the expected ones are of, for the lines.
+
+  Returns:
+    A count, then the first few of them; [] when they are the same.
+  """
+  names = sorted(
+    name
+    for name in found.keys() | expected.keys()
+    if found.get(name) != expected.get(name)
+  )
+  if not names:
+    return []
+  lines = [f'{len(names)} array(s) differ:']
+  lines += [
+    f'  {name}: {_shape_text(found.get(name))} in the checkpoint, '
+    f'{_shape_text(expected.get(name))} in this {of_what}'
+    for name in names[:5]
+  ]
+  if len(names) > 5:
+    lines.append(f'  and {len(names) - 5} more')
+  return lines
+
+
+def _shape_text(shape: tuple[int, ...] | None) -> str:
+  return 'absent' if shape is None else str(list(shape))

@@ -17,7 +17,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 
-from t5x_variants.data._tensorflow import reason_of, seqio, tf
+from t5x_variants.data.base._tensorflow import reason_of, seqio, tf
 from t5x_variants.data.text import sources
 from t5x_variants.errors import UserError
 

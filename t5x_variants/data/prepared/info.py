@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from t5x_variants.data import checked_json
+from t5x_variants.data.base import checked_json
 from t5x_variants.data.tasks import noise
 
 # Raise it when a reader of today would misread the set.

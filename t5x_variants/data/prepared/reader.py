@@ -19,7 +19,7 @@ import grain
 import numpy as np
 from etils import epath
 
-from t5x_variants.data import checked_json, positions
+from t5x_variants.data.base import checked_json, positions
 from t5x_variants.data.prepared import format as prepared_set
 from t5x_variants.data.prepared import info as prepared_info
 from t5x_variants.data.prepared import order as rows

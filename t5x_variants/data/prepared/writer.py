@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from array_record.python import array_record_module
 
-from t5x_variants.data import positions
-from t5x_variants.data._tensorflow import reason_of, seqio, tf
+from t5x_variants.data.base import positions
+from t5x_variants.data.base._tensorflow import reason_of, seqio, tf
 from t5x_variants.data.prepared import format as prepared_set
 from t5x_variants.data.prepared import info as prepared_info
 from t5x_variants.data.tasks import noise

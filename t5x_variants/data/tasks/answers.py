@@ -94,8 +94,8 @@ def metrics(metric_fns, labels=None) -> tuple:
     if needed not in _ARGUMENTS:
       raise UserError(
         f'The metric {name_of(metric)} takes {needed}; it must be a function of'
-        ' (targets, predictions), such as those of t5x_variants.data.tasks.metrics, or'
-        ' of (targets, scores).'
+        ' (targets, predictions), such as those of data.tasks.metrics, or of'
+        ' (targets, scores).'
       )
   return found
 

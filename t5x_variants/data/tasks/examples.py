@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from t5x_variants.data import positions
-from t5x_variants.data._tensorflow import tf
+from t5x_variants.data.base import positions
+from t5x_variants.data.base._tensorflow import tf
 from t5x_variants.data.tasks import answers
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.data.text import texts

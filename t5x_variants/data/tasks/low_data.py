@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data.base._tensorflow import seqio, tf
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.errors import UserError, check_positive
 

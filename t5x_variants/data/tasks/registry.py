@@ -19,7 +19,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data.base._tensorflow import seqio, tf
 from t5x_variants.data.tasks import answers, noise
 from t5x_variants.data.tasks import span_corruption as corruption
 from t5x_variants.data.text import documents

@@ -6,7 +6,7 @@ gives the same example whoever drew it. Every draw is stateless and seeded by
 seqio, so that a run can be repeated and resumed.
 """
 
-from t5x_variants.data._tensorflow import seqio, tf
+from t5x_variants.data.base._tensorflow import seqio, tf
 from t5x_variants.data.tasks import noise
 from t5x_variants.data.text import vocabularies
 from t5x_variants.errors import UserError

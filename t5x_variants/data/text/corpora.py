@@ -13,7 +13,7 @@ what a document is and what is skipped in `documents`.
 import os
 from collections.abc import Sequence
 
-from t5x_variants.data._tensorflow import reason_of, seqio, tf
+from t5x_variants.data.base._tensorflow import reason_of, seqio, tf
 from t5x_variants.data.text import documents as documents_lib
 from t5x_variants.data.text import embedded as embedded_lib
 from t5x_variants.data.text import sources

@@ -7,22 +7,16 @@ as JSON lines in the user's cache folder.
 """
 
 import ast
-import contextlib
 import json
 import logging
 import os
 import pathlib
 import platform
-import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
-from t5x_variants.data import positions
-from t5x_variants.data.prepared import format as prepared_set
-from t5x_variants.data.prepared import info as prepared_info
 from t5x_variants.errors import UserError
 
 _log = logging.getLogger('t5x_variants')
@@ -131,7 +125,7 @@ def cached(name: str, build: Callable[[], Iterable[str]]) -> str:
       os.unlink(temporary)
       raise
   except OSError as error:
-    raise _not_kept(path.parent, error) from error
+    raise not_kept(path.parent, error) from error
   return str(path)
 
 
@@ -150,65 +144,8 @@ def cached_file() -> str:
   return cached(f'embedded-{edition(BUILDER_VERSION)}.jsonl', lines)
 
 
-def prepared(task_feature_lengths: Mapping[str, int] | None = None) -> str:
-  """The folder of this corpus as prepared data, written where it is not yet.
-
-  It lies in the user's cache folder and is prepared by a process of its own,
-  so that this one stays without TensorFlow.
-
-  Args:
-    task_feature_lengths: of inputs and targets; None: gin/data/embedded.gin's.
-
-  Returns:
-    The folder.
-  """
-  if task_feature_lengths is None:
-    task_feature_lengths = {'inputs': 256, 'targets': 64}
-  lengths = positions.feature_lengths(task_feature_lengths)
-  sizes = 'x'.join(str(lengths[name]) for name in ('inputs', 'targets'))
-  name = f'embedded-{edition(BUILDER_VERSION)}'
-  name += f'-prepared{prepared_info.FORMAT}-{sizes}'
-  folder = cache_folder() / name
-  if (folder / prepared_set.INFO).exists():
-    return str(folder)
-  _log.info('preparing the embedded corpus in %s, once', folder)
-  temporary = None
-  try:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Under its name when it is whole, or not at all: many may do this at once.
-    temporary = tempfile.mkdtemp(dir=folder.parent, prefix=f'{name}-')
-    _prepare_into(temporary, lengths)
-    with contextlib.suppress(OSError):  # Another process was first.
-      os.rename(temporary, folder)
-    if not (folder / prepared_set.INFO).exists():
-      raise UserError(f'The folder {folder} is in the way: remove it.')
-  except OSError as error:
-    raise _not_kept(folder.parent, error) from error
-  finally:
-    if temporary:
-      shutil.rmtree(temporary, ignore_errors=True)
-  return str(folder)
-
-
-def _prepare_into(folder: str, lengths: Mapping[str, int]) -> None:
-  command = [sys.executable, '-m', 't5x_variants.prepare_data']
-  command += ['--gin_file=gin/data/embedded.gin', f'--output={folder}']
-  command += [f'--gin.TASK_FEATURE_LENGTHS={lengths!r}']
-  root = str(pathlib.Path(__file__).parents[2])
-  path = os.pathsep.join(filter(None, (root, os.environ.get('PYTHONPATH'))))
-  done = subprocess.run(
-    command,
-    env=os.environ | {'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu'},
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  if done.returncode:
-    lines = done.stderr.strip().splitlines() or ['no message']
-    why = lines[-1].removeprefix('error: ').rstrip('.')
-    raise UserError(f'The embedded corpus could not be prepared: {why}.')
-
-
-def _not_kept(folder: pathlib.Path, error: OSError) -> UserError:
+def not_kept(folder: pathlib.Path, error: OSError) -> UserError:
+  """The sentence for a cache folder that cannot be written."""
   return UserError(
     f'The embedded corpus cannot be kept in {folder} ({error}): set'
     ' XDG_CACHE_HOME to a folder that can be written.'

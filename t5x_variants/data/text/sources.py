@@ -17,7 +17,7 @@ import threading
 
 import numpy as np
 
-from t5x_variants.data._tensorflow import reason_of, seqio, tf, tfds
+from t5x_variants.data.base._tensorflow import reason_of, seqio, tf, tfds
 from t5x_variants.data.text import documents as documents_lib
 from t5x_variants.errors import UserError
 

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from t5x_variants.data._tensorflow import seqio
+from t5x_variants.data.base._tensorflow import seqio
 from t5x_variants.errors import UserError
 
 _SENTINEL = re.compile(r'<extra_id_(\d+)>')

@@ -9,7 +9,7 @@ import re
 
 from google.protobuf import message
 
-from t5x_variants.data._tensorflow import reason_of, seqio, tf
+from t5x_variants.data.base._tensorflow import reason_of, seqio, tf
 from t5x_variants.errors import UserError
 
 # T5's own: one sentinel for each span that 568 tokens can lose, and to spare.

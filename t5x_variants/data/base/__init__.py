@@ -1,0 +1,1 @@
+"""What all rooms of `data` stand on: TensorFlow, positions, checked JSON."""
