@@ -23,7 +23,7 @@ import gin
 from absl import app, flags
 
 from t5x_variants import errors
-from t5x_variants.cli import command_line, gin_hints, gin_values
+from t5x_variants.cli import command_line, gin_hints, gin_values, renamed
 
 # What gin raises for a name it does not know.
 _GIN_ERRORS = (ValueError, ImportError, AttributeError, NameError)
@@ -125,7 +125,8 @@ def _check_exclusive(gin_files: Sequence[str]) -> None:
 def _parse_file(path: str, search_paths: Sequence[str]) -> None:
   """Parses one file; says which files there are when there is none."""
   try:
-    gin.parse_config_file(path)
+    if not _parse_earlier(path):
+      gin.parse_config_file(path)
   except OSError as error:
     raise errors.UserError(
       _not_found(path, str(error), search_paths)
@@ -149,6 +150,18 @@ def _parse_file(path: str, search_paths: Sequence[str]) -> None:
   except _GIN_ERRORS as error:
     hint = gin_hints.for_t5x(path)
     raise errors.UserError(gin_hints.explain(error, path) + hint) from error
+
+
+def _parse_earlier(path: str) -> bool:
+  """Parses a file that names modules of an earlier version, if it is one."""
+  file = pathlib.Path(path)
+  if not file.is_file():
+    return False  # gin looks for it in more places, where none is of a run.
+  text = file.read_text(encoding='utf-8')
+  if (now := renamed.updated(text)) == text:
+    return False
+  gin.parse_config(now)
+  return True
 
 
 def _not_found(path: str, error: str, search_paths: Sequence[str]) -> str:
