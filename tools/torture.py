@@ -568,8 +568,9 @@ def flips(whole: pathlib.Path, count: int, seed: int) -> str:
     path.write_bytes(original)
   if not same(restored(), newest):
     raise Failure('the checkpoint is not what it was before the flips')
+  seen = count - unused
   return (
-    f'{count} flipped bits: 0 gave other values. After {count - unused} the step '
+    f'{count} flipped bits: 0 gave other values. After {seen} of them the step '
     f'before was used; {unused} are in a file that no value is read from.'
   )
 
