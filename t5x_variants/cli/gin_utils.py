@@ -42,7 +42,9 @@ _given: list[str] = []
 
 
 def define_flags() -> None:
-  """Defines the flags every command has."""
+  """Defines the flags every command has, once for all in a process."""
+  if 'gin_file' in flags.FLAGS:
+    return
   for name, text in _MULTI_FLAGS:
     flags.DEFINE_multi_string(name, [], text)
   flags.DEFINE_bool(
