@@ -235,7 +235,7 @@ def explain(error: Exception, where: str) -> str:
   elif function:
     name = function[1].removesuffix('()')
     names = sorted(
-      selector.removeprefix('t5x_variants.')
+      gin_values.short(selector)
       for selector in {s for _, s in config} - {'gin.macro'}
     )
     text = f'there is no function {name!r}.' + _choice(
