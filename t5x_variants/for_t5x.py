@@ -223,7 +223,7 @@ def check_same_run(model_dir: str, now: Mapping[str, str]) -> None:
   Args:
     model_dir: a run directory, in which t5x has written config.gin, or a folder
       that does not exist yet.
-    now: the bindings of the run that is about to start, as `runs.parsed`
+    now: the bindings of the run that is about to start, as `layout.parsed`
       returns them.
 
   Raises:

@@ -40,9 +40,9 @@ FLAGS = flags.FLAGS
 
 _CONFIG = """
 from __gin__ import dynamic_registration
-from t5x_variants.data.prepared import writer as preparation
+from t5x_variants.data.prepared import writer
 
-preparation.configure:
+writer.configure:
   mixture_or_task_name = %MIXTURE_OR_TASK_NAME
   task_feature_lengths = %TASK_FEATURE_LENGTHS
   output = %OUTPUT
@@ -71,18 +71,18 @@ def main() -> None:
     print('# every macro has a value')
     return
   from t5x_variants.data.prepared import format as prepared_set
-  from t5x_variants.data.prepared import writer as preparation
+  from t5x_variants.data.prepared import writer
 
   work = configure()
   _check_output(work.output)
   with _alone(work):
     begun = time.perf_counter()
-    missing = preparation.begin(work)
+    missing = writer.begin(work)
     if missing is None:
       _say(f'{work.output} is prepared already.')
       return
     _write(work, missing, arguments)
-    info = preparation.finish(work)
+    info = writer.finish(work)
   for name, split in info.splits.items():
     _say(
       f'{name}: {split.examples:,} examples of up to {info.chunk_length} tokens'
@@ -110,12 +110,12 @@ def _warn_of_few(info) -> None:
 
 
 def _configured(gin_files, bindings, search_paths):
-  """`preparation.configure` as the files configure it."""
+  """`writer.configure` as the files configure it."""
   gin.parse_config(_CONFIG)
   gin_utils.parse(gin_files, bindings, search_paths)
-  from t5x_variants.data.prepared import writer as preparation
+  from t5x_variants.data.prepared import writer
 
-  return gin_utils.configured(preparation.configure)
+  return gin_utils.configured(writer.configure)
 
 
 def _say(line: str) -> None:
@@ -133,9 +133,9 @@ def _warnings_on_a_line() -> None:
 def _check_output(output: str) -> None:
   """Refuses a folder that holds something else than prepared data."""
   from t5x_variants.data.prepared import format as prepared_set
-  from t5x_variants.data.prepared import writer as preparation
+  from t5x_variants.data.prepared import writer
 
-  ours = {prepared_set.INFO, preparation.PROGRESS}
+  ours = {prepared_set.INFO, writer.PROGRESS}
   if os.path.isdir(output) and not ours & set(names := os.listdir(output)):
     if names:
       raise errors.UserError(
@@ -173,7 +173,7 @@ def _alone(work):
 
 def _write(work, missing, arguments) -> None:
   """Writes the missing shards, here or in processes of their own."""
-  from t5x_variants.data.prepared import writer as preparation
+  from t5x_variants.data.prepared import writer
 
   # A process costs seconds to start: not for two files.
   workers = FLAGS.workers or min(os.cpu_count(), len(missing) // 2)
@@ -181,7 +181,7 @@ def _write(work, missing, arguments) -> None:
   progress = _Progress(len(missing), len(work.work()))
   if workers <= 1:
     for split, index in missing:
-      preparation.write_shard(work, split, index, progress.add)
+      writer.write_shard(work, split, index, progress.add)
       progress.shards += 1
     return
   context = multiprocessing.get_context('spawn')
@@ -261,13 +261,13 @@ def _die_with_parent() -> None:
 
 
 def _write_in_worker(split: str, index: int) -> None:
-  from t5x_variants.data.prepared import writer as preparation
+  from t5x_variants.data.prepared import writer
 
   def report(examples):
     with _worker['counter'].get_lock():
       _worker['counter'].value += examples
 
-  preparation.write_shard(_worker['work'], split, index, report)
+  writer.write_shard(_worker['work'], split, index, report)
 
 
 if __name__ == '__main__':

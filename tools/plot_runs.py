@@ -37,7 +37,7 @@ _INDIFFERENT = {
   'KEEP_PERIOD',
   'PROFILE_STEPS',
 }
-# Numbers that records have, see `metrics`.
+# Numbers that records have, see `run_dir.records`.
 _OF_ALL = ('step', 'loss')
 _OF_TRAINING = (*_OF_ALL, 'seconds_per_step', 'tokens_per_second')
 _UNITS = (
@@ -54,7 +54,7 @@ class Run:
 
   Attributes:
     folder: the run directory.
-    settings: see `runs.settings`.
+    settings: see `layout.settings`.
     train: its training records, at least one.
     held_out: its evaluations.
   """

@@ -98,7 +98,7 @@ class Table:
   Attributes:
     title: what it is.
     source: where the paper's numbers stand; '' where there are none.
-    rows: variants, as `runs.variant` names them.
+    rows: variants, as `layout.variant` names them.
     columns: see `Column`.
     baseline: the row that the others are compared with.
     paper: by row, a number for each column or None where it is not known.

@@ -1,13 +1,12 @@
 """Text in, batches of span-corrupted tokens out.
 
-The modules follow an example on its way: `corpora` (documents),
-`vocabularies` (tokens), `span_corruption` (inputs and targets), `tasks` (all
-three as one seqio task) and `pipeline` (batches, and their exact position).
-They alone, and `preparation`, import seqio and TensorFlow; importing this
-package does not.
+An example takes this way: `text` (documents, and a vocabulary for them),
+`tasks` (inputs and targets, as one seqio task) or `benchmarks`, and `pipeline`
+(packed batches, and the exact position in them). They and `prepared.writer`
+import seqio and TensorFlow; importing this package does not.
 
-The other way, without TensorFlow where it is read: `preparation` writes a
-task's tokens once as a `prepared_set` with its `prepared_info`, and `prepared`
-makes batches of it with `noise` (span corruption in numpy) and `rows` (order
-and packing).
+The other way reads without TensorFlow: `prepared.writer` writes a task's tokens
+once, in the form that `prepared.format` and `prepared.info` describe, and
+`prepared.reader` makes batches of them with `tasks.noise` (span corruption in
+numpy) and `prepared.order` (order and packing).
 """

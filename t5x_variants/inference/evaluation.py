@@ -47,7 +47,7 @@ def evaluate(
 
   Args:
     model: the network.
-    checkpoint: its weights, see `weights.placed.load`.
+    checkpoint: its weights, see `inference.load.load`.
     dataset: the split; read once, whatever its `num_epochs`.
     mesh: devices, axes `data` and `model`.
     logical_axis_rules: logical axis to mesh axis.

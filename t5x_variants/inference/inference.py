@@ -81,7 +81,7 @@ def infer(
 
   Args:
     model: the network.
-    checkpoint: its weights, see `weights.placed.load`.
+    checkpoint: its weights, see `inference.load.load`.
     vocabulary: of seqio; the one that the model was trained with.
     inputs: a file of text (.txt, a line an input) or of JSON lines (.jsonl);
       None asks at the terminal.

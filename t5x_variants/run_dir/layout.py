@@ -1,7 +1,7 @@
 """A run directory as text: its settings, its variant's name, its size.
 
 Neither gin nor jax is imported, so that a table of many runs is quick and
-needs nothing of what the runs needed. What else a run wrote: `metrics.read`.
+needs nothing of what the runs needed. What else a run wrote: `records.read`.
 """
 
 import contextlib

@@ -10,7 +10,7 @@ is counted once, so that remat lowers MFU. A device without a row in that table
   goodput = seconds of the steps that count / seconds since the first start
 
 Each step up to now counts once, at the seconds a step of its record took (see
-`metrics.Clock`): compilation, evaluation, checkpoints, the hours between a stop
+`records.Clock`): compilation, evaluation, checkpoints, the hours between a stop
 and a restart, and steps that a restart repeats are what goodput loses. The wait
 for data is in a step's seconds, and has its own number, `data_wait`.
 """
@@ -44,7 +44,7 @@ class Goodput:
     """Goes on from what earlier starts recorded.
 
     Args:
-      earlier: some of their records, see `metrics.RunWriter`: any of them
+      earlier: some of their records, see `records.RunWriter`: any of them
         tells when the run began, and the last training record up to
         `first_step` how long the steps up to it took.
       started: Unix time of this start.
@@ -96,7 +96,7 @@ class Meter:
       step: the last step of the record.
       now: Unix time.
       batch: t5x's features, each `[rows, length]`, rows over all devices.
-      measured: what `metrics.Clock.read` returned.
+      measured: what `records.Clock.read` returned.
 
     Returns:
       tokens_per_second_per_chip, goodput, wall_seconds; and mfu on a known TPU.

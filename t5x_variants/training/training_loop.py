@@ -24,7 +24,7 @@ from t5x_variants.training import (
   train_state,
 )
 
-# What every evaluation gives, see `metrics.per_token`.
+# What every evaluation gives, see `records.per_token`.
 FIGURES = ('loss', 'z_loss', 'accuracy')
 # So many steps after a restore, the checkpoint itself may be at fault.
 _SOON = 100

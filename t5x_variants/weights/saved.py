@@ -64,7 +64,7 @@ def open_checkpoint(path: str | os.PathLike) -> source.Source:
 
 
 def variant_of(settings: Mapping[str, str]) -> str | None:
-  """`runs.variant` with the version of a rational: 'Rational (version B)'.
+  """`layout.variant` with the version of a rational: 'Rational (version B)'.
 
   The versions' coefficients have the same shapes and mean other functions.
   """

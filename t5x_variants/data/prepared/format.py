@@ -9,7 +9,7 @@
 A chunk is at most as long as fits once corrupted and stands for one example.
 Its length alone tells the lengths of the example (see `noise`), so that rows
 can be packed without reading a token. Tokens and lengths are little-endian
-uint16, or uint32 where the vocabulary is larger. `preparation` writes such a
+uint16, or uint32 where the vocabulary is larger. `writer` writes such a
 set, with TensorFlow; nothing here imports it.
 
 A flipped bit in any of these files is an error or changes nothing. ArrayRecord

@@ -1,7 +1,7 @@
 """What a set of prepared data is: info.json as records, and their checksum.
 
 The text has a CRC-32 over its values, and over each file of lengths (see
-`prepared_set`), so that damage to it is seen. Sets of format 1, which earlier
+`format`), so that damage to it is seen. Sets of format 1, which earlier
 versions wrote, have none.
 """
 

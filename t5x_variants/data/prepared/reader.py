@@ -1,6 +1,6 @@
 """Batches out of prepared data, without TensorFlow, for any number of hosts.
 
-A set that `python -m t5x_variants.prepare_data` has written (`prepared_set`)
+A set that `python -m t5x_variants.prepare_data` has written (`format`)
 is read by Grain: one shuffle over the whole split per epoch and fresh span
 corruption for each example (`noise`), both drawn from (seed, epoch, chunk)
 alone; examples packed as `rows` says. The features are those of `pipeline`.

@@ -1,4 +1,4 @@
-"""From a seqio task to prepared data on disk (see `prepared_set`).
+"""From a seqio task to prepared data on disk (see `format`).
 
 The task is run up to its tokens; where it would corrupt spans, its chunks are
 written instead. The work falls into shards that depend on nothing but the task
