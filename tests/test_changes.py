@@ -1,10 +1,13 @@
 """A run directory belongs to one run; what else changes is named."""
 
+import re
+import shutil
+
 import gin
 import pytest
 
 from t5x_variants import errors
-from t5x_variants.cli import gin_utils
+from t5x_variants.cli import gin_utils, renamed
 from t5x_variants.run_dir import changes, records
 from t5x_variants.training import trainer
 
@@ -72,6 +75,30 @@ def test_another_run_is_refused_and_nothing_changes(
     start(finished, variant, *filter(None, [binding]), steps=steps)
   assert f'MODEL_DIR {finished} holds another run' in str(error.value)
   assert content(finished) == before
+
+
+def test_a_run_of_an_earlier_version_goes_on(finished, tmp_path, capsys):
+  """Its config.gin imports the modules from where they were."""
+  folder = shutil.copytree(finished, tmp_path / 'run')
+  path = folder / 'config.gin'
+  now = path.read_text()
+  before = now
+  for old, new in renamed.MODULES.items():
+    room, _, name = new.rpartition('.')
+    package, _, was = old.rpartition('.')
+    today = re.compile(rf'^from t5x_variants\.{room} import {name}\b.*$', re.M)
+    package = f't5x_variants.{package}'.rstrip('.')
+    before = today.sub(f'from {package} import {was}', before)
+  assert 'from t5x_variants import trainer\n' in before
+  assert 'from t5x_variants.data import embedded\n' in before
+  path.write_text(before)
+  start(folder, steps=6)
+  assert [r['step'] for r in records.read(folder, 'train')] == list(range(1, 7))
+  said = capsys.readouterr().err
+  assert 'Changed since step 4: TRAIN_STEPS was 4 and is now 6.' in said
+  gin.clear_config()
+  model, _ = gin_utils.read_model([str(folder / 'config-4.gin')])
+  assert model.config.emb_dim == 8
 
 
 def test_a_finished_run_is_left_as_it_is(finished, capsys):
