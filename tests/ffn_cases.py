@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from quick_jit import jit
 
-from t5x_variants import activations, kernels
+from t5x_variants import activations, chips, kernels
 from t5x_variants.kernels import reference, sharded, tiles
 
 NAMES = activations.names()
@@ -76,7 +76,7 @@ def by_kernel(activation, gated, save, cut='small', interpret=True):
   """Interpreted in small pieces; `cut` None: in those of a v5e."""
   if cut == 'small':
     cut = SMALL_ROWS if activation.kind == 'rowwise' else SMALL
-  chip = tiles.CHIPS['TPU v5e']
+  chip = chips.CHIPS['TPU v5e']
   block = sharded.Block(activation, gated, save, chip, None, interpret, cut)
   return functools.partial(sharded.ffn, block)
 

@@ -7,11 +7,11 @@ import jax
 import optax
 import pytest
 
-from t5x_variants import errors
-from t5x_variants.model import decoding, flops, network
+from t5x_variants import chips, errors
+from t5x_variants.model import decoding, network
 from t5x_variants.tpu import compiling, memory, report
 
-CHIP = flops.CHIPS['TPU v5e']
+CHIP = chips.CHIPS['TPU v5e']
 SIZES = {
   'vocab_size': 1024,
   'emb_dim': 256,
@@ -124,7 +124,7 @@ def test_a_refusal_s_own_number_raises_the_bar(workshop):
 
 def test_no_cure_is_said_to_be_none(workshop, monkeypatch):
   tiny = dataclasses.replace(CHIP, usable=2**20)
-  monkeypatch.setitem(flops.CHIPS, 'TPU v5e', tiny)
+  monkeypatch.setitem(chips.CHIPS, 'TPU v5e', tiny)
   made = workshop()
   assert memory.cure(made) is None
   text = report.verdict(made, 'the estimate', total(made))

@@ -10,7 +10,7 @@ from ffn_cases import (
   call,
 )
 
-from t5x_variants import activations, errors, kernels
+from t5x_variants import activations, chips, errors, kernels
 from t5x_variants.kernels import dispatch, tiles
 from t5x_variants.model import mlp
 
@@ -129,7 +129,7 @@ def choose(d, f, chip, gated=True, rowwise=False, tokens=65536):
     gated=gated,
     rowwise=rowwise,
     save='inputs',
-    chip=tiles.CHIPS[chip],
+    chip=chips.CHIPS[chip],
   )
 
 
@@ -141,7 +141,7 @@ def test_tiles_shrink_until_they_fit_or_say_what_would():
   assert choose(768, 2048, 'TPU v6e').parts == 1
   cut = choose(2048, 5120, 'TPU v6e')
   assert cut.parts == 2 and cut.width * cut.parts <= 5120
-  assert cut.vmem <= tiles.CHIPS['TPU v6e'].vmem
+  assert cut.vmem <= chips.CHIPS['TPU v6e'].vmem
   # Few tokens in tiles of whole sublanes.
   few = choose(2048, 2688, 'TPU v6e', tokens=400)
   assert few.rows == 208 and few.rows % few.chunk[0] == 0

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_variants.model import flops, network
+from t5x_variants import chips
+from t5x_variants.model import network
 from t5x_variants.run_dir import records, throughput
 
 CONFIG = network.T5Config(
@@ -75,7 +76,7 @@ def test_no_mfu_is_invented(kind):
 
 
 def test_a_chip_of_two_devices_is_one_chip():
-  assert flops.CHIPS['TPU7x'].devices == 2
+  assert chips.CHIPS['TPU7x'].devices == 2
   assert read('TPU7x')['tokens_per_second_per_chip'] == 6000 / 4
   assert read('TPU v4')['tokens_per_second_per_chip'] == 6000 / 8
 

@@ -4,8 +4,7 @@ import importlib.util
 
 import pytest
 
-from t5x_variants import errors
-from t5x_variants.model import flops
+from t5x_variants import chips, errors
 from t5x_variants.tpu import topologies
 
 
@@ -32,7 +31,7 @@ def test_every_slice_is_found_under_its_own_name():
   for name, found in topologies.SLICES.items():
     assert topologies.named(name) == found and found.name == name
   generations = {found.generation for found in topologies.SLICES.values()}
-  assert generations == {chip.name for chip in flops.CHIPS.values()}
+  assert generations == {chip.name for chip in chips.CHIPS.values()}
 
 
 @pytest.mark.parametrize('name', ['v5e-7', 'v5e', '', 'v9-8', 'v5e-256-8', '8'])

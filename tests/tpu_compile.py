@@ -29,7 +29,7 @@ from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
-from t5x_variants import activations, kernels  # noqa: E402
+from t5x_variants import activations, chips, kernels  # noqa: E402
 from t5x_variants.kernels import sharded, tiles  # noqa: E402
 
 D, F = 128, 256
@@ -55,7 +55,7 @@ def shapes(activation, gated, x_shape, specs):
 
 def compile_table(devices):
   """Every activation, gated and not, stored and not, on one device."""
-  chip = tiles.CHIPS[devices[0].device_kind]
+  chip = chips.CHIPS[devices[0].device_kind]
   place = jax.sharding.SingleDeviceSharding(devices[0])
 
   def specs(shape, what):
@@ -67,9 +67,9 @@ def compile_table(devices):
   )
   for name, gated, save in variants:
     activation = activations.get(name)
-    cut = tiles.Tiles(64, 128, (64, 128), chip.cores, 16 * tiles.MIB)
+    cut = tiles.Tiles(64, 128, (64, 128), chip.cores, 16 * chips.MIB)
     if activation.kind == 'rowwise':
-      cut = tiles.Tiles(64, F, (16, F), chip.cores, 16 * tiles.MIB)
+      cut = tiles.Tiles(64, F, (16, F), chip.cores, 16 * chips.MIB)
     block = sharded.Block(activation, gated, save, chip, tiles=cut)
     operands, dy = shapes(activation, gated, (200, D), specs)
     run = functools.partial(step, functools.partial(sharded.ffn, block))

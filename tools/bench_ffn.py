@@ -53,7 +53,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
-from t5x_variants import errors  # noqa: E402
+from t5x_variants import chips, errors  # noqa: E402
 from t5x_variants.kernels import dispatch, tiles  # noqa: E402
 from t5x_variants.model import mlp  # noqa: E402
 
@@ -151,7 +151,7 @@ def figures(chip_name, model, name, options):
   device = topologies.get_topology_desc(
     platform='tpu', topology_name=TOPOLOGIES[chip_name]
   ).devices[0]
-  chip = tiles.CHIPS[device.device_kind]
+  chip = chips.CHIPS[device.device_kind]
   place = jax.sharding.SingleDeviceSharding(device)
   ways = options.shards or shards(activation, gated, d, f, tokens, chip)
   f //= ways
@@ -184,7 +184,7 @@ def figures(chip_name, model, name, options):
       continue
     vmem = None
     if kernel == 'pallas':
-      vmem = cut(activation, gated, d, f, tokens, save, chip).vmem / tiles.MIB
+      vmem = cut(activation, gated, d, f, tokens, save, chip).vmem / chips.MIB
     yield ffn_report.Record(
       chip_name, model, name, d, f, ways, form, *costs, saved, floor, vmem
     )

@@ -27,7 +27,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Float
 
-from t5x_variants import errors
+from t5x_variants import chips, errors
 from t5x_variants.kernels import meshes, operands, reference, sharded, tiles
 
 IMPLEMENTATIONS = ('xla', 'pallas', 'pallas_interpret')
@@ -123,7 +123,7 @@ def ffn(
 
 
 def _choice(kind, mesh, activation, gated, save, x, wo) -> str:
-  chip = tiles.CHIPS.get(kind)
+  chip = chips.CHIPS.get(kind)
   if chip is None:
     return 'xla'
   ways = dict(mesh.shape)
@@ -137,10 +137,10 @@ def _choice(kind, mesh, activation, gated, save, x, wo) -> str:
 def _block(kind, mesh, implementation, activation, gated, save, x, wo):
   """The kernels' block, and why it cannot be; one of the two is None."""
   interpret = implementation == 'pallas_interpret'
-  chip = tiles.INTERPRETED if interpret else tiles.CHIPS.get(kind)
+  chip = tiles.INTERPRETED if interpret else chips.CHIPS.get(kind)
   if chip is None:
     return None, (
-      f'it needs a TPU of {", ".join(tiles.CHIPS)}, and this is {kind!r}.'
+      f'it needs a TPU of {", ".join(chips.CHIPS)}, and this is {kind!r}.'
     )
   mesh = None if mesh.empty or mesh.size == 1 else mesh
   block = sharded.Block(activation, gated, save, chip, mesh, interpret)

@@ -30,7 +30,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
-from t5x_variants import errors
+from t5x_variants import chips, errors
 from t5x_variants.kernels import pallas_tpu
 from t5x_variants.kernels import tiles as tiling
 
@@ -57,7 +57,7 @@ class Block(NamedTuple):
   activation: Any
   gated: bool
   save: str
-  chip: tiling.Chip
+  chip: chips.Chip
   mesh: Any = None
   interpret: Any = False
   tiles: tiling.Tiles | None = None

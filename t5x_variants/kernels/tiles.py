@@ -17,43 +17,22 @@ import functools
 
 import jax.numpy as jnp
 
-from t5x_variants import errors
+from t5x_variants import chips, errors
 
-MIB = 2**20
 LANES = 128
 SUBLANES = 16  # of a bfloat16 tile
 
 
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """A TPU generation.
-
-  VMEM of a core, cores of a device, rows of a tile, columns of a block, and
-  whether a chunk must fit the registers.
-  """
-
-  name: str
-  vmem: int
-  cores: int
-  rows: int
-  width: int = 256
-  registers: bool = True
-
-
-# By the name JAX gives the device.
-CHIPS = {
-  'TPU v4': Chip('v4', 16 * MIB, 2, 256),
-  'TPU v5 lite': Chip('v5e', 128 * MIB, 1, 256),
-  'TPU v5e': Chip('v5e', 128 * MIB, 1, 256),
-  'TPU v5': Chip('v5p', 64 * MIB, 2, 256),
-  'TPU v5p': Chip('v5p', 64 * MIB, 2, 256),
-  'TPU v6 lite': Chip('v6e', 128 * MIB, 1, 512, 512),
-  'TPU v6e': Chip('v6e', 128 * MIB, 1, 512, 512),
-  'TPU7x': Chip('7x', 64 * MIB, 1, 512),
-}
 # Interpreted, nothing is short: the fewer pieces, the quicker it is and the
 # nearer to XLA's rounding.
-INTERPRETED = Chip('interpreted', 2**40, 1, 4096, 2**40, registers=False)
+INTERPRETED = dataclasses.replace(
+  chips.GENERATIONS['v5e'],
+  name='interpreted',
+  vmem=2**40,
+  rows=4096,
+  width=2**40,
+  registers=False,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +106,7 @@ def vmem_bytes(
   own = 0.1 * explicit
   if save == 'preactivations' and slots == 2:
     own = max(own, 4 * width * d * 4)
-  return int(explicit + own) + 4 * MIB
+  return int(explicit + own) + 4 * chips.MIB
 
 
 def choose(
@@ -139,7 +118,7 @@ def choose(
   gated: bool,
   rowwise: bool,
   save: str,
-  chip: Chip,
+  chip: chips.Chip,
 ) -> Tiles:
   """The fewest parts and the largest tiles that fit.
 
@@ -187,7 +166,9 @@ def _halvings(rows: int) -> list[int]:
   return found
 
 
-def _chunk(rows: int, width: int, rowwise: bool, chip: Chip) -> tuple[int, int]:
+def _chunk(
+  rows: int, width: int, rowwise: bool, chip: chips.Chip
+) -> tuple[int, int]:
   if not chip.registers:
     return rows, width
   if rowwise:
@@ -211,8 +192,8 @@ def _too_small(least, d, f, chip) -> str:
     else 'no sharding of the width is enough'
   )
   return (
-    f'A block of D = {d} and F = {f} needs {least(f) / MIB:.0f} MiB '
+    f'A block of D = {d} and F = {f} needs {least(f) / chips.MIB:.0f} MiB '
     'of VMEM with its weights and float32 gradients resident, but a '
-    f'{chip.name} core has {chip.vmem / MIB:.0f}: {remedy}, or take '
+    f'{chip.name} core has {chip.vmem / chips.MIB:.0f}: {remedy}, or take '
     "implementation 'xla'."
   )

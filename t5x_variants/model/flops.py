@@ -1,4 +1,4 @@
-"""FLOPs of a T5 by formula, and what a TPU chip can do.
+"""FLOPs of a T5 by formula, and their share of what a TPU can do.
 
 Counted are the matmuls that the model means, two FLOPs a multiplication and
 addition (Chowdhery et al. 2022, PaLM, 2204.02311, appendix B). Not counted is
@@ -20,9 +20,8 @@ padding too, since it is computed; and every pair of positions, masked or not.
 
 import dataclasses
 
+from t5x_variants import chips
 from t5x_variants.model import network
-
-GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,54 +76,6 @@ def train_step(
   return Flops(3 * once.encoder, 3 * once.decoder)
 
 
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """A TPU generation.
-
-  Attributes:
-    name: as in the names of slices.
-    peak: bfloat16 FLOP/s of a chip.
-    hbm: bytes of a chip, as the vendor gives them.
-    bandwidth: HBM bytes a second of a chip.
-    devices: how many JAX devices a chip is.
-    usable: HBM bytes of a device that the compiler lets a program have.
-  """
-
-  name: str
-  peak: float
-  hbm: int
-  bandwidth: float
-  devices: int
-  usable: int
-
-  @property
-  def device_peak(self) -> float:
-    """bfloat16 FLOP/s of a JAX device: what `mfu` divides by."""
-    return self.peak / self.devices
-
-
-# cloud.google.com/tpu/docs: v4, v5e, v5p, v6e and tpu7x, 'peak compute per chip
-# (bf16)', 'HBM capacity' and 'HBM bandwidth'. `usable` is what libtpu 0.0.42
-# says of a program that is too large: 'exceeds available HBM (15.75G)'.
-_V4 = Chip('v4', 275e12, 32 * GIB, 1228e9, 1, int(30.75 * GIB))
-_V5E = Chip('v5e', 197e12, 16 * GIB, 819e9, 1, int(15.75 * GIB))
-_V5P = Chip('v5p', 459e12, 95 * GIB, 2765e9, 1, int(95.74 * GIB))
-_V6E = Chip('v6e', 918e12, 32 * GIB, 1638e9, 1, int(31.25 * GIB))
-_7X = Chip('7x', 2307e12, 192 * GIB, 7380e9, 2, int(94.75 * GIB))
-
-# By the name JAX gives the device (`device_kind`).
-CHIPS = {
-  'TPU v4': _V4,
-  'TPU v5 lite': _V5E,
-  'TPU v5e': _V5E,
-  'TPU v5': _V5P,
-  'TPU v5p': _V5P,
-  'TPU v6 lite': _V6E,
-  'TPU v6e': _V6E,
-  'TPU7x': _7X,
-}
-
-
 def mfu(
   flops: float, seconds: float, devices: int, device_kind: str
 ) -> float | None:
@@ -139,5 +90,5 @@ def mfu(
   Returns:
     A fraction; None where the table has no such device.
   """
-  chip = CHIPS.get(device_kind)
+  chip = chips.CHIPS.get(device_kind)
   return chip and flops / (seconds * devices * chip.device_peak)

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 
 import jax
 
+from t5x_variants import chips
 from t5x_variants.model import flops, network
 
 
@@ -105,11 +106,11 @@ class Meter:
     targets_length = batch['decoder_target_tokens'].shape[1]
     work = flops.train_step(self._config, rows, inputs_length, targets_length)
     seconds = measured['seconds_per_step']
-    chip = flops.CHIPS.get(self._kind)
-    chips = self._devices / (chip.devices if chip else 1)
+    chip = chips.CHIPS.get(self._kind)
+    number = self._devices / (chip.devices if chip else 1)
     self._goodput.count(step, seconds)
     values = {
-      'tokens_per_second_per_chip': measured['tokens_per_second'] / chips,
+      'tokens_per_second_per_chip': measured['tokens_per_second'] / number,
       **self._goodput.read(now),
     }
     used = flops.mfu(work.total, seconds, self._devices, self._kind)

@@ -17,7 +17,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import NamedSharding
 
-from t5x_variants import errors
+from t5x_variants import chips, errors
 from t5x_variants.distributed import partitioning
 from t5x_variants.model import flops, network, parameters
 from t5x_variants.tpu import collectives, topologies
@@ -301,9 +301,9 @@ def model_flops(plan: Plan, program: str) -> flops.Flops:
   return count(plan.model.config, plan.batch_size, *plan.lengths)
 
 
-def chip_of(workshop: Workshop) -> flops.Chip:
+def chip_of(workshop: Workshop) -> chips.Chip:
   """The table's row of the slice's devices."""
-  return flops.CHIPS[workshop.device_kind]
+  return chips.CHIPS[workshop.device_kind]
 
 
 def open_slice(name: str) -> tuple[topologies.Slice, Sequence[jax.Device]]:

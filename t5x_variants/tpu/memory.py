@@ -20,8 +20,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from t5x_variants import errors
-from t5x_variants.model import flops
+from t5x_variants import chips, errors
 from t5x_variants.tpu import compiling
 
 REMAT = ('none', 'minimal', 'full')
@@ -131,7 +130,7 @@ def _activations(plan, data):
   return encoder, decoder, logits
 
 
-def hopeless(memory: Memory, chip: flops.Chip) -> bool:
+def hopeless(memory: Memory, chip: chips.Chip) -> bool:
   """Whether compiling can be spared: the estimate is out of all reach.
 
   It is 1.3 to 1.5 times the compiler's figure where docs/tpu.md has both.

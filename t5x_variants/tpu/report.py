@@ -6,10 +6,10 @@ it is half of one.
 
 import dataclasses
 
-from t5x_variants.model import flops
+from t5x_variants import chips
 from t5x_variants.tpu import compiling, memory, topologies
 
-GIB = flops.GIB
+GIB = chips.GIB
 
 
 def heads(

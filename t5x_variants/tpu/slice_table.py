@@ -12,9 +12,8 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-from t5x_variants import errors
+from t5x_variants import chips, errors
 from t5x_variants.cli import gin_utils
-from t5x_variants.model import flops
 
 VARIANTS = ('swiglu', 'rational', 'polynorm', 'relu')
 # Models and slices that belong together; settings besides the slice's file.
@@ -140,7 +139,7 @@ def _cells(row: Row, record) -> list[str]:
   train = record['programs']['train']
 
   def gib(size):
-    return f'{size / flops.GIB:.2f}'
+    return f'{size / chips.GIB:.2f}'
 
   per_chip = [
     train['flops'][side] / train['chips'] / 1e12

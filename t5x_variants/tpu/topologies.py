@@ -18,38 +18,7 @@ from collections.abc import Sequence
 import jax
 from jax.experimental import topologies
 
-from t5x_variants import errors
-
-# Chips along each axis, of slices as they are rented.
-_FLAT = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
-_CUBES = ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8')
-_CUBES += ('8x8x8', '8x8x16', '8x16x16')
-
-
-@dataclasses.dataclass(frozen=True)
-class Generation:
-  """How slices of one generation are named.
-
-  Attributes:
-    compiler: its name for the TPU compiler.
-    counted: TensorCores or chips that a chip counts in a slice's number.
-    shapes: chips along each axis of the slices there are.
-    aliases: other names for the generation.
-  """
-
-  compiler: str
-  counted: int
-  shapes: tuple[str, ...]
-  aliases: tuple[str, ...] = ()
-
-
-GENERATIONS = {
-  'v4': Generation('v4', 2, _CUBES),
-  'v5e': Generation('v5e', 1, _FLAT, ('v5litepod', 'v5lite')),
-  'v5p': Generation('v5p', 2, _CUBES, ('v5',)),
-  'v6e': Generation('v6e', 1, _FLAT),
-  '7x': Generation('tpu7x', 2, _CUBES, ('tpu7x', 'v7x')),
-}
+from t5x_variants import chips, errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +37,7 @@ class Slice:
 
 def _slices() -> dict[str, Slice]:
   found = {}
-  for generation, of in GENERATIONS.items():
+  for generation, of in chips.GENERATIONS.items():
     for shape in of.shapes:
       one = Slice('', generation, shape)
       name = f'{generation}-{one.chips * of.counted}'
@@ -86,14 +55,14 @@ def named(name: str) -> Slice:
     errors.UserError: there is none; lists those there are.
   """
   kind, _, number = str(name).lower().rpartition('-')
-  for generation, of in GENERATIONS.items():
+  for generation, of in chips.GENERATIONS.items():
     if kind in of.aliases:
       kind = generation
   found = SLICES.get(f'{kind}-{number}')
   if found is None:
     known = '; '.join(
       ', '.join(s for s in SLICES if s.startswith(f'{generation}-'))
-      for generation in GENERATIONS
+      for generation in chips.GENERATIONS
     )
     near = difflib.get_close_matches(str(name), SLICES, n=1)
     hint = f' Did you mean {near[0]}?' if near else ''
@@ -131,7 +100,7 @@ def devices(of: Slice) -> Sequence[jax.Device]:
     options['chip_config_name'] = 'megacore'  # a chip is one device
   if of.chips == 1:
     options['chips_per_host_bounds'] = (1, 1, 1)
-  compiler = GENERATIONS[of.generation].compiler
+  compiler = chips.GENERATIONS[of.generation].compiler
   try:
     return topologies.get_topology_desc(
       platform='tpu', topology_name=f'{compiler}:{of.shape}', **options
