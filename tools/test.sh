@@ -2,7 +2,7 @@
 # Everything CI runs: set-up, lint, format, tests.
 #
 #   bash tools/test.sh                       all of the default suite
-#   bash tools/test.sh tests/test_mlp.py -x  what you name, with pytest's flags
+#   bash tools/test.sh tests/model/test_mlp.py -x  what you name, with pytest's flags
 #   bash tools/test.sh -m slow               the slow tests
 #   bash tools/test.sh --tpu                 the kernels and a training step
 #                                            through the TPU compiler,
