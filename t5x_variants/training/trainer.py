@@ -303,8 +303,9 @@ def _check_new(
   key = 'training_loop.Periods.checkpoint'
   period = layout.resolved(layout.parsed(before or ''), key)
   period = int(period) if (period or '').isdigit() else periods.checkpoint
-  # A save waits for the one before it.
-  if last >= 2 * period:
+  # A save waits for the one before it: if the first one fails, on a full disk
+  # for example, the run ends at the second one.
+  if last > 2 * period:
     raise errors.UserError(
       f'MODEL_DIR {folder} has records up to step {last} and no checkpoint, '
       f'although one was written every {period} steps. Put its folder '
