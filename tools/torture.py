@@ -167,7 +167,7 @@ def wait_until(condition: Callable[[], bool], process) -> bool:
   while process.exitcode is None and time.monotonic() - begun < LIMIT:
     if condition():
       return True
-    time.sleep(0.001)
+    time.sleep(0.005)
   return False
 
 
