@@ -6,6 +6,7 @@ value.
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -72,12 +73,15 @@ def exit_status(
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE
   except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    # What gin raises in its place has the text alone.
+    found = re.search(r'\[Errno (\d+)\]', str(error))
+    number = int(found[1]) if found else error.errno
+    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
       raise
     where = f' for {error.filename}' if error.filename else ''
     print(
-      f'error: There is no room{where} ({reason(error)}). What was complete is '
-      'intact; make room, then start the same command again.',
+      f'error: There is no room{where} ({os.strerror(number)}). What was '
+      'complete is intact; make room, then start the same command again.',
       file=sys.stderr,
     )
     return 2

@@ -41,9 +41,10 @@ def held(folder: pathlib.Path | epath.Path) -> Iterator[None]:
       yield
     return
   with _locked(folder) as file:
-    file.truncate(0)
-    file.write(_mine())
-    file.flush()
+    # Who holds it is for a sentence; on a full disk that is left out.
+    with contextlib.suppress(OSError):
+      os.truncate(file.fileno(), 0)
+      os.write(file.fileno(), _mine().encode())
     try:
       yield
     finally:

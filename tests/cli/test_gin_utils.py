@@ -4,6 +4,7 @@ In process where it can be: `train.main` without absl's wrapper. Two
 subprocesses show that the wrapper adds the status and no traceback.
 """
 
+import errno
 import os
 import pathlib
 import subprocess
@@ -196,7 +197,7 @@ def test_a_required_macro_is_cured_by_a_flag_not_by_its_own_file():
     ('import nope\n', ['line 1', "No module named 'nope'"]),
     (
       'from __gin__ import dynamic_registration\n'
-      'from t5x_variants import trainer\n'
+      'from t5x_variants.training import trainer\n'
       'trainer.train.z_los = 0.1\n',
       ['line 3', "no parameter 'z_los'", "Did you mean 'z_loss'?"],
     ),
@@ -240,7 +241,7 @@ def test_a_whole_configuration_reaches_the_trainer():
 def test_a_run_file_with_too_little_is_no_run_file(tmp_path):
   (tmp_path / 'mine.gin').write_text(
     'from __gin__ import dynamic_registration\n'
-    'from t5x_variants import trainer\n'
+    'from t5x_variants.training import trainer\n'
     'trainer.train.z_loss = 0.1\n'
   )
   with pytest.raises(errors.UserError, match='a run file'):
@@ -311,3 +312,20 @@ def test_the_command_ends_with_status_2_and_no_traceback(arguments, sentence):
   last = result.stderr.strip().splitlines()[-1]
   assert last.startswith('error: ') and sentence in last
   assert 'Path not found' not in result.stderr
+
+
+def test_a_full_disk_is_a_sentence_although_gin_raises_another_error(capsys):
+  """Gin's own exception has the number in its text alone."""
+
+  def full():
+    raise OSError(errno.ENOSPC, 'No space left on device', 'runs/a/x')
+
+  def other():
+    raise PermissionError(errno.EACCES, 'Permission denied', 'x')
+
+  for function in (full, gin.external_configurable(full, module='tests')):
+    assert errors.exit_status(function) == 2
+    said = capsys.readouterr().err
+    assert said.startswith('error: There is no room') and 'intact' in said
+  with pytest.raises(PermissionError):
+    errors.exit_status(other)

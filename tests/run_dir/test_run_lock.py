@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -102,3 +103,18 @@ def test_without_locks_of_the_file_system_it_is_said(
   with run_lock.held(pathlib.Path(tmp_path)):
     pass
   assert 'file system without locks' in capsys.readouterr().err
+
+
+def test_a_full_disk_does_not_stop_it(tmp_path):
+  """A limit on the size of files stands in for a disk that is full."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5, before[1]))
+    with run_lock.held(tmp_path):
+      with pytest.raises(errors.UserError, match='is in use'):
+        with run_lock.held(tmp_path):
+          pass
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
