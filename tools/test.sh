@@ -11,6 +11,8 @@
 #                                            PYTHONPATH (docs/from_t5x.md)
 #   bash tools/test.sh --hf                  exported models under transformers,
 #                                            which is installed, with torch
+#   bash tools/test.sh --torture             runs that are killed and damaged,
+#                                            with the flags of tools/torture.py
 #   PYTHON=python3.12 bash tools/test.sh     with another Python
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -25,6 +27,10 @@ source tools/setup_venv.sh
 # No accelerator is asked for, so none is looked for.
 export JAX_PLATFORMS=cpu
 
+if [ "${1:-}" = --torture ]; then
+  shift
+  exec "$VENV_PYTHON" tools/torture.py "$@"
+fi
 "$VENV_PYTHON" -m ruff check .
 "$VENV_PYTHON" -m ruff format --check .
 # Compiling, which most of the time goes into, keeps one core busy.

@@ -227,7 +227,7 @@ def test_what_t5x_reads_is_complete_without_t5x(file):
   text = (ROOT / file).read_text(encoding='utf-8')
   modules = set(re.findall(r'^import (\w+)$', text, re.M))
   modules |= set(re.findall(r'^import \w+ as (\w+)$', text, re.M))
-  modules |= set(re.findall(r'^from \S+ import (\w+)', text, re.M))
+  modules |= set(re.findall(r'^from \S+ import (?:\w+ as )?(\w+)', text, re.M))
   body = re.sub(r'#.*|^(from|import|include) .*', '', text, flags=re.M)
   body = re.sub(r"'[^']*'", '', body)
   named = set(re.findall(r'(?:@|/|^)([a-z_]\w*)\.\w', body, re.M))

@@ -16,7 +16,7 @@ import test_gin_files as gin_files
 from t5x_variants import errors
 from t5x_variants.analysis import sweeps
 from t5x_variants.cli import gin_hints, gin_utils, gin_values
-from t5x_variants.data.prepared import writer as preparation
+from t5x_variants.data.prepared import writer
 from t5x_variants.inference import evaluation, inference
 from t5x_variants.tpu import compiling
 from t5x_variants.training import trainer
@@ -360,11 +360,11 @@ def test_macros_in_a_circle_have_no_value():
 def test_what_prepares_data_is_checked():
   gin.parse_config(
     'from __gin__ import dynamic_registration\n'
-    'from t5x_variants.data import preparation\n'
-    "preparation.configure.output = ''\n"
-    'preparation.configure.mixture_or_task_name = 5\n'
-    'preparation.configure.task_feature_lengths = 512\n'
+    'from t5x_variants.data.prepared import writer\n'
+    "writer.configure.output = ''\n"
+    'writer.configure.mixture_or_task_name = 5\n'
+    'writer.configure.task_feature_lengths = 512\n'
   )
-  text = '\n'.join(gin_values.mistakes(preparation.configure))
+  text = '\n'.join(gin_values.mistakes(writer.configure))
   assert 'mixture_or_task_name is 5; it must be a string in quotes' in text
   assert 'a dict of whole numbers' in text

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from t5x_variants.data import pipeline
 from t5x_variants.data.base._tensorflow import seqio
-from t5x_variants.data.prepared import writer as preparation
+from t5x_variants.data.prepared import writer
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.data.text import (
   corpora,
@@ -333,7 +333,7 @@ def test_a_file_that_vanishes_is_one_sentence(tmp_path, size):
   gone.write_bytes(data)
   name = tasks.span_corruption(source, vocabularies.byte())
   lengths = {'inputs': 128, 'targets': 48}
-  work = preparation.configure(name, lengths, str(tmp_path / 'set'))
+  work = writer.configure(name, lengths, str(tmp_path / 'set'))
   batches = pipeline.Batches(
     name, lengths, 'train', 4, shuffle=False, seed=0, num_epochs=1
   )
@@ -346,8 +346,8 @@ def test_a_file_that_vanishes_is_one_sentence(tmp_path, size):
     list(batches)
   assert '\n' not in str(error.value) and 'Traceback' not in str(error.value)
   with pytest.raises(UserError, match='cannot be read: .*2.txt'):
-    for shard in preparation.begin(work):
-      preparation.write_shard(work, *shard)
+    for shard in writer.begin(work):
+      writer.write_shard(work, *shard)
 
 
 def test_a_pattern_of_binary_files_only_is_refused(tmp_path, size):

@@ -12,10 +12,11 @@ import tensorflow as tf
 from test_prepared import prepare, same
 
 from t5x_variants.data import config, pipeline
+from t5x_variants.data.prepared import embedded as embedded_set
 from t5x_variants.data.prepared import writer as preparation
 from t5x_variants.data.tasks import examples
 from t5x_variants.data.tasks import registry as tasks
-from t5x_variants.data.text import corpora, embedded, vocabularies
+from t5x_variants.data.text import corpora, vocabularies
 from t5x_variants.errors import DamagedError, UserError
 from t5x_variants.training import checkpoints
 
@@ -257,7 +258,7 @@ def test_wrong_lengths_are_refused_wherever_they_are_read(
     lambda: preparation.configure(task, lengths, str(tmp_path)),
   ]
   if lengths is not None:  # Those of the set.
-    calls += [opened(True).open, lambda: embedded.prepared(lengths)]
+    calls += [opened(True).open, lambda: embedded_set.prepared(lengths)]
   for call in calls:
     with pytest.raises(UserError, match=words):
       call()

@@ -107,7 +107,7 @@ def test_slips_of_metrics_and_labels_are_refused(source):
   for labels in ('yes', ['yes'], [], [1, 2]):
     with pytest.raises(errors.UserError, match='LABELS is'):
       tasks.text_to_text(source, byte, labels=labels)
-  with pytest.raises(errors.UserError, match=r'scores.normalized takes'):
+  with pytest.raises(errors.UserError, match=r'metrics.normalized takes'):
     tasks.text_to_text(source, byte, metric_fns=[scores.normalized])
   with pytest.raises(errors.UserError, match="'acuracy'.*'accuracy', 'bleu'"):
     tasks.text_to_text(source, byte, metric_fns=['acuracy'])

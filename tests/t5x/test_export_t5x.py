@@ -19,6 +19,7 @@ from t5x_variants import errors, export_t5x, for_t5x
 from t5x_variants.cli import gin_utils
 from t5x_variants.data.text import vocabularies
 from t5x_variants.model import network
+from t5x_variants.run_dir import layout
 from t5x_variants.weights import saved, t5x
 
 FILES = ('gin/models/tiny.gin', 'gin/variants/{}.gin')
@@ -85,7 +86,7 @@ def test_import_t5x_reads_back_what_was_exported(scan, run, tmp_path, capsys):
   for name, value in flat(params).items():
     np.testing.assert_array_equal(values[name], value, name)
   # As text, it says what it is of.
-  assert saved.variant_of(saved.runs.settings(step.parent)) == 'Rational GLU'
+  assert saved.variant_of(layout.settings(step.parent)) == 'Rational GLU'
 
 
 def test_scanned_layers_are_written_one_by_one_on_request(run, tmp_path):

@@ -154,7 +154,12 @@ def test_ci_runs_the_tests_with_a_newer_python_too(machine):
   machine.add(python, INTERPRETER.format(version='3.12'))
   found = machine.bash('.ci/run', FAIL='none')
   assert found.returncode == 0, found.stderr
-  lines = ['PYTHON= ', 'PYTHON= --tpu', f'PYTHON={python} ']
+  lines = [
+    'PYTHON= ',
+    'PYTHON= --tpu',
+    'PYTHON= --torture --rounds=20 --flips=50',
+    f'PYTHON={python} ',
+  ]
   assert found.stdout.splitlines() == lines
   assert machine.bash('.ci/run', FAIL=str(python)).returncode == 1
 
@@ -163,7 +168,7 @@ def test_ci_says_so_where_there_is_no_newer_python(machine):
   machine.add(machine.checkout / 'tools/test.sh', TEST)
   found = machine.bash('.ci/run', FAIL='none')
   assert found.returncode == 0, found.stderr
-  assert found.stdout.splitlines()[2:] == [
+  assert found.stdout.splitlines()[3:] == [
     'There is no Python 3.12 or newer on this machine: the tests were not run '
     'with the newest JAX.'
   ]
