@@ -23,7 +23,8 @@ Printed for each kind of round, as a table:
 
 `--flips=N` flips N single bits of a checkpoint besides, and restores it after
 each: in one process, which a round is not. The exit status is 1 if any of these
-counts is not 0; the folders of such runs are kept. The processes of rounds are
+counts is not 0; the folders of such runs are kept. Ctrl-C ends it with the
+table of the rounds so far. The processes of rounds are
 forks of one that has imported what they import, and share compiled programs, so
 that a round takes some seconds of CPU time.
 """
@@ -474,12 +475,18 @@ def undisturbed(folder: pathlib.Path, hosts: bool) -> list:
 
 
 def campaign(
-  folder: pathlib.Path, kinds: list[str], expected: dict, seed: int
-) -> tuple[dict, list[str]]:
-  """Does rounds of these kinds; the counts, and folders that were kept."""
+  folder: pathlib.Path,
+  kinds: list[str],
+  expected: dict,
+  seed: int,
+  stopped: threading.Event,
+) -> Campaign:
+  """Does rounds of these kinds, until it is stopped."""
   done = Campaign(folder, expected, seed)
   begun = time.monotonic()
   for number, kind in enumerate(kinds, 1):
+    if stopped.is_set():
+      break
     done.round(kind)
     if number % 20 == 0 or number == len(kinds):
       seconds = time.monotonic() - begun
@@ -612,6 +619,9 @@ def main(arguments: list[str] | None = None) -> int:
   # After the first run: the fork server must not have computed anything.
   print(flips(folder / 'undisturbed-False/checkpoints', chosen.flips, 0))
   begun = time.monotonic()
+  # Ctrl-C ends it after the rounds that are under way, with the table.
+  stopped = threading.Event()
+  signal.signal(signal.SIGINT, lambda *_: stopped.set())
   with concurrent.futures.ThreadPoolExecutor(chosen.processes) as pool:
     parts = [
       pool.submit(
@@ -620,6 +630,7 @@ def main(arguments: list[str] | None = None) -> int:
         kinds[part :: chosen.processes],
         expected,
         chosen.seed * 1000 + part,
+        stopped,
       )
       for part in range(chosen.processes)
     ]
@@ -631,7 +642,8 @@ def main(arguments: list[str] | None = None) -> int:
     done[0].kept += other.kept
   print(done[0].table())
   print(
-    f'{len(kinds)} rounds in {time.monotonic() - begun:.0f} s on '
+    f'{sum(row["rounds"] for row in done[0].counts.values())} of {len(kinds)} '
+    f'rounds in {time.monotonic() - begun:.0f} s on '
     f'{chosen.processes} process(es); seed {chosen.seed}.'
   )
   for line in done[0].kept:
