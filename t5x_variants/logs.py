@@ -1,5 +1,6 @@
 """What a person at the terminal sees of the logs of a command."""
 
+import contextlib
 import logging
 import sys
 import threading
@@ -39,6 +40,11 @@ def silence() -> None:
 
 
 def say(line: str) -> None:
-  """Prints a line for the person at the terminal, at once."""
+  """Prints a line for the person at the terminal, at once.
+
+  A line that cannot be printed, because the log is on a full disk or nobody
+  reads it any more, does not end a run: the records have its numbers.
+  """
   if not _silent.is_set():
-    print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+      print(line, file=sys.stderr, flush=True)
