@@ -4,6 +4,7 @@ A traceback is for defects of the program, never for a wrong name or a wrong
 value.
 """
 
+import contextlib
 import errno
 import os
 import re
@@ -63,10 +64,10 @@ def exit_status(
     main()
     sys.stdout.flush()
   except UserError as error:
-    print(f'error: {sentence(error)}', file=sys.stderr)
+    _say(f'error: {sentence(error)}')
     return 2
   except KeyboardInterrupt:
-    print('Interrupted.', file=sys.stderr)
+    _say('Interrupted.')
     return 128 + signal.SIGINT
   except BrokenPipeError:
     # Python flushes once more at the end, and would fail once more.
@@ -79,10 +80,15 @@ def exit_status(
     if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
       raise
     where = f' for {error.filename}' if error.filename else ''
-    print(
+    _say(
       f'error: There is no room{where} ({os.strerror(number)}). What was '
-      'complete is intact; make room, then start the same command again.',
-      file=sys.stderr,
+      'complete is intact; make room, then start the same command again.'
     )
     return 2
   return 0
+
+
+def _say(line: str) -> None:
+  """Prints a last line; on a full disk, where the log may be too, none."""
+  with contextlib.suppress(OSError):
+    print(line, file=sys.stderr, flush=True)
