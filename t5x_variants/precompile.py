@@ -82,9 +82,9 @@ def _compiled(workshop, programs):
   from t5x_variants.tpu import compiling, memory, report
 
   chip = compiling.chip_of(workshop)
-  memory = memory.estimate_of(workshop)
-  if memory.hopeless(memory, chip):
-    _does_not_fit(workshop, 'the estimate, without compiling', memory.total)
+  estimate = memory.estimate_of(workshop)
+  if memory.hopeless(estimate, chip):
+    _does_not_fit(workshop, 'the estimate, without compiling', estimate.total)
   for program in programs:
     try:
       compiled = workshop.compile(program)
