@@ -27,7 +27,7 @@ CHIPS = 8
 def open_batches(path: str):
   """Batches of one of the two paths, without end."""
   from t5x_variants.data import config
-  from t5x_variants.data.text import embedded
+  from t5x_variants.data.prepared import embedded
 
   options = {'split': 'train', 'batch_size': BATCH}
   if path == 'prepared':

@@ -24,7 +24,7 @@ import time
 
 import psutil
 
-from t5x_variants.data.text import embedded
+from t5x_variants.data.prepared import embedded
 from t5x_variants.run_dir import records
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
