@@ -45,7 +45,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from t5x_variants.cli import forked
+import forked
+
 from t5x_variants.run_dir import records
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
