@@ -89,14 +89,14 @@ class T5Config:
         raise errors.UserError(
           f'T5Config has {field.name}={value!r}: give a whole number from 1.'
         )
-    for field, allowed in (
+    for name, known in (
       ('ffn_implementation', kernels.IMPLEMENTATIONS),
       ('ffn_save', kernels.SAVES),
     ):
-      value = getattr(self, field)
-      if value is not None and value not in allowed:
+      value = getattr(self, name)
+      if value is not None and value not in known:
         raise errors.UserError(
-          f'T5Config has {field}={value!r}: use None or one of {list(allowed)}.'
+          f'T5Config has {name}={value!r}: use None or one of {list(known)}.'
         )
     if self.remat_policy not in stacks.REMAT_POLICIES:
       raise errors.UserError(

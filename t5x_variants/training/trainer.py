@@ -254,7 +254,7 @@ class _Configuration:
     if self._path.exists():
       self.before = self._path.read_bytes().decode(errors='replace')
     self._changed = []
-    if None not in (self.before, now):
+    if self.before is not None and now is not None:
       self._changed = changes.check_same_run(str(folder), self.before, now)
 
   def lines(self, start: int, total_steps: int) -> list[str]:
@@ -269,7 +269,7 @@ class _Configuration:
       )
     return lines
 
-  def write(self, start: int, writer: records.RunWriter, first: bool) -> None:
+  def write(self, start: int, writer: records.Writer, first: bool) -> None:
     """Writes config.gin; one that differs is kept as config-STEP.gin."""
     if self._now is None or not first:
       return
@@ -301,8 +301,8 @@ def _check_new(
   if last is None:
     return
   key = 'training_loop.Periods.checkpoint'
-  period = layout.resolved(layout.parsed(before or ''), key)
-  period = int(period) if (period or '').isdigit() else periods.checkpoint
+  earlier = layout.resolved(layout.parsed(before or ''), key) or ''
+  period = int(earlier) if earlier.isdigit() else periods.checkpoint
   # A save waits for the one before it: if the first one fails, on a full disk
   # for example, the run ends at the second one.
   if last > 2 * period:
@@ -352,9 +352,9 @@ def _restore_or_create(
     out_shardings=where,
     compiler_options=options,
   )
-  create = create.lower(key).compile()
+  compiled = create.lower(key).compile()
   hosts.meet()
-  state = create(key)
+  state = compiled(key)
   if taken:
     state = train_state.with_weights(state, tx, taken)
   training_loop.return_free_memory()
@@ -413,12 +413,13 @@ def _test(
   best: selection.Selection,
   saved: checkpoints.Checkpoints,
   abstract: train_state.TrainState,
-  writer: records.RunWriter,
+  writer: records.Writer,
   folder: pathlib.Path,
 ) -> None:
   """Writes the best checkpoint's 'test' record, unless it stands there."""
   saved.wait()
   step = best.best_step or saved.latest_step()
+  assert step is not None  # Waited for above.
   if any(record['step'] == step for record in records.read(folder, 'test')):
     return
   values = test(saved.restore_step(step, abstract).params)

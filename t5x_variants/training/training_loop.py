@@ -63,13 +63,13 @@ class Loop:
   total_steps: int
   periods: Periods
   mesh: jax.sharding.Mesh
-  train_step: Callable
+  train_step: jax.stages.Wrapped
   random_key: np.ndarray  # jax.random.key_data, see `make_train_step`.
   evaluate: 'Evaluation'
   learning_rate: optax.Schedule
   batches: data_config.Batches
   saved: checkpoints.Checkpoints
-  writer: records.RunWriter
+  writer: records.Writer
   meter: throughput.Meter
   trace: profiling.StepTrace
   selection: selection.Selection
@@ -271,7 +271,7 @@ def not_finite(state: train_state.TrainState) -> Int[Array, '']:
     for leaf in jax.tree.leaves((state.params, state.opt_state))
     if jnp.issubdtype(leaf.dtype, jnp.floating)
   ]
-  return sum(~jnp.all(jnp.isfinite(leaf)) for leaf in arrays)
+  return sum((~jnp.all(jnp.isfinite(x)) for x in arrays), start=jnp.int32(0))
 
 
 def evaluation_line(values: Mapping[str, float]) -> str:
@@ -290,7 +290,7 @@ class Evaluation:
 
   def __init__(
     self,
-    eval_step: Callable,
+    eval_step: jax.stages.Wrapped,
     held_out: Iterable[Mapping],
     mesh,
     tasks: task_metrics.Evaluator | None = None,
@@ -304,7 +304,7 @@ class Evaluation:
       tasks: decodes the split's examples for the metrics of tasks.
     """
     self._eval_step = eval_step
-    self._compiled = None
+    self._compiled: Callable | None = None
     self._held_out = held_out
     self._mesh = mesh
     self._tasks = tasks
