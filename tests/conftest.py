@@ -27,7 +27,22 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 import gin  # noqa: E402
 import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+# Where arrays have shapes, each shape that is written is checked. Elsewhere
+# tests give values of wrong kinds on purpose, to see how they are refused.
+# Functions of JAX take arrays of NumPy, and so do ours.
+jaxtyping.Array = jax.Array | np.ndarray
+jaxtyping.install_import_hook(
+  [
+    *(f't5x_variants.{room}' for room in ('activations', 'kernels', 'model')),
+    *(f't5x_variants.training.{name}' for name in ('losses', 'train_step')),
+  ],
+  'shape_checks.checked',
+)
 
 # The first example compiles, so that no deadline fits; the same examples each
 # time, so that a failure is one everywhere.
@@ -43,6 +58,14 @@ def _no_gin_configuration():
   gin.clear_config()
   yield
   gin.clear_config()
+
+
+@pytest.fixture
+def unchecked():
+  """Hands what is no shape or type of a function to it, for its own answer."""
+  jaxtyping.config.update('jaxtyping_disable', True)
+  yield
+  jaxtyping.config.update('jaxtyping_disable', False)
 
 
 @pytest.fixture

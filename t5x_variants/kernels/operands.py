@@ -5,7 +5,6 @@ Shapes: x [..., D]; W, V [D, F]; Wo [F, D]; coefficients: [K] vectors by name.
 
 from collections.abc import Mapping, Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -13,7 +12,8 @@ from t5x_variants import errors
 from t5x_variants.activations import Activation
 
 Branches = Float[Array, 'D F'] | Sequence[Float[Array, 'D F']]
-Coefficients = Mapping[str, Float[Array, ' K']]
+# Vectors, each of a length of its own.
+Coefficients = Mapping[str, Float[Array, ' _']]
 
 # What the backward pass finds stored besides x and the parameters:
 #   all             whatever autodiff keeps
@@ -24,7 +24,7 @@ SAVES = ('all', 'inputs', 'preactivations')
 
 def check(
   x, wi, wo, coefficients, activation, gated: bool
-) -> tuple[jax.Array, ...]:
+) -> tuple[Float[Array, 'D F'], ...]:
   """Refuses operands that do not fit together; returns the branches."""
   if not isinstance(activation, Activation):
     raise errors.UserError(

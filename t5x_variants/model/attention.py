@@ -167,7 +167,7 @@ class MultiHeadDotProductAttention(nn.Module):
     mask: Bool[Array, 'B 1 Q K'] | None = None,
     bias: Float[Array, '1 H Q K'] | None = None,
     *,
-    by_distance: Float[Array, 'H 2*K-1'] | None = None,
+    by_distance: Float[Array, 'H distances'] | None = None,
     decode: bool = False,
     deterministic: bool = False,
   ) -> Float[Array, 'B Q D']:

@@ -2,13 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 
 def cross_entropy(
   logits: Float[Array, 'B L V'],
   targets: Int[Array, 'B L'],
-  weights: Float[Array, 'B L'],
+  weights: Num[Array, 'B L'],
   *,
   label_smoothing: float = 0.0,
   z_loss: float = 0.0,

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from t5x_variants.model import network
 from t5x_variants.training import losses, train_state
@@ -82,7 +82,7 @@ def make_train_step(
   model: network.Transformer,
   tx: optax.GradientTransformation,
   *,
-  random_seed: int,
+  random_seed: int | Int[Array, ''],
   num_microbatches: int = 1,
   label_smoothing: float = 0.0,
   z_loss: float = 0.0,

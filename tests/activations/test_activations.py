@@ -341,6 +341,7 @@ def test_register_adds_one_row(monkeypatch):
     ),
   ],
 )
+@pytest.mark.usefixtures('unchecked')
 def test_a_slip_is_named(call, message):
   with pytest.raises(errors.UserError, match=message):
     call()

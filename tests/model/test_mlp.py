@@ -175,6 +175,7 @@ def test_width_must_divide():
     mlp.width(1024, True)
 
 
+@pytest.mark.usefixtures('unchecked')
 def test_refuses_operands_that_do_not_fit():
   x, wi, wo = jnp.ones((B, D)), jnp.ones((D, F)), jnp.ones((F, D))
   gelu, polyrelu = activations.get('gelu'), activations.get('polyrelu')

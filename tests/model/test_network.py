@@ -431,6 +431,7 @@ def test_constraints_reach_the_program_under_a_mesh_only(scan):
     ({'dropout_rate': 1.0}, 'dropout_rate=1.0'),
   ],
 )
+@pytest.mark.usefixtures('unchecked')
 def test_refuses(choices, message):
   with pytest.raises(errors.UserError, match=message):
     model(**choices)
