@@ -9,13 +9,12 @@ import pathlib
 import signal
 
 import pytest
-from small_run import Numbered, losses, run
+from small_run import Numbered, losses, periods, run
 
 from t5x_variants import errors
 from t5x_variants.run_dir import records, remote
-from t5x_variants.training import training_loop
 
-PERIODS = training_loop.Periods(log=1, eval=100, checkpoint=4)
+PERIODS = periods(log=1, eval=100, checkpoint=4)
 
 
 @pytest.fixture

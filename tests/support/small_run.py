@@ -72,6 +72,11 @@ class Numbered:
     return Rows(self)
 
 
+def periods(**steps):
+  """When a run logs, evaluates and saves; see run for what is usual."""
+  return training_loop.Periods(**steps)
+
+
 def mesh_of(data, model=1):
   return jax.make_mesh(
     (data, model),
@@ -117,7 +122,7 @@ def run(
     'mesh': mesh_of(1),
     'logical_axis_rules': partitioning.standard_logical_axis_rules(),
     'z_loss': 1e-4,
-    'periods': training_loop.Periods(log=1, eval=5, eval_steps=2, checkpoint=4),
+    'periods': periods(log=1, eval=5, eval_steps=2, checkpoint=4),
   }
   trainer.train(
     network.Transformer(config),

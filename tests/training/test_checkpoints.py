@@ -8,11 +8,11 @@ import resource
 import shutil
 
 import pytest
-from small_run import Numbered, losses, run
+from small_run import Numbered, losses, periods, run
 
 from t5x_variants import errors
 from t5x_variants.run_dir import checksums
-from t5x_variants.training import checkpoints, optimizer, training_loop
+from t5x_variants.training import checkpoints, optimizer
 
 # tensorstore answers a failed read or write after orbax has closed the event
 # loop that asked, once for each array, and orbax leaves what it had not begun.
@@ -23,7 +23,7 @@ pytestmark = [
   pytest.mark.filterwarnings('ignore:coroutine .* was never awaited'),
 ]
 
-PERIODS = training_loop.Periods(log=1, eval=100, checkpoint=2)
+PERIODS = periods(log=1, eval=100, checkpoint=2)
 
 
 @pytest.fixture(scope='module')
@@ -176,7 +176,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_again(
 ):
   shutil.rmtree(copy / 'checkpoints')
   before = losses(copy)
-  late = training_loop.Periods(log=1, eval=100, checkpoint=period)
+  late = periods(log=1, eval=100, checkpoint=period)
   assert run(copy, 6, periods=late) == before
   assert 'before its first checkpoint' in capsys.readouterr().err
 

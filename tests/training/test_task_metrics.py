@@ -21,7 +21,7 @@ from t5x_variants.distributed import partitioning
 from t5x_variants.inference import evaluation, inference
 from t5x_variants.model import decoding, parameters
 from t5x_variants.run_dir import records
-from t5x_variants.training import task_metrics, training_loop
+from t5x_variants.training import task_metrics
 from t5x_variants.weights import saved
 
 LENGTHS = {'inputs': 40, 'targets': 6}
@@ -291,7 +291,7 @@ def test_a_run_records_what_evaluation_finds(mixture, tmp_path, monkeypatch):
     4,
     activation='relu',
     eval_dataset=dataset('metrics_run'),
-    periods=training_loop.Periods(log=4, eval=2, eval_steps=9, checkpoint=99),
+    periods=small_run.periods(log=4, eval=2, eval_steps=9, checkpoint=99),
     task_decoding=settings,
     best_metric='task/even',
     test_split='test',
