@@ -36,7 +36,7 @@ def train() -> None:
   """Trains as the gin files say."""
   from t5x_variants.training import trainer
 
-  gin_utils.configured(trainer.train)(configuration=gin.operative_config_str)
+  gin_utils.configured(trainer.train)(operative_config=gin.operative_config_str)
 
 
 def dry_run() -> None:

@@ -535,7 +535,9 @@ def flips(whole: pathlib.Path, count: int, seed: int) -> str:
       del directory
 
   def restored():
-    with checkpoints.Checkpoints(whole, max_to_keep=None) as saved:
+    with checkpoints.Checkpoints(
+      whole, checkpoints.CheckpointConfig(max_to_keep=None)
+    ) as saved:
       return jax.device_get(saved.restore_latest(abstract, Position()))
 
   def same(one, other) -> bool:

@@ -23,7 +23,8 @@ import gin
 from absl import app, flags
 
 from t5x_variants import errors
-from t5x_variants.cli import command_line, gin_hints, gin_values, renamed
+from t5x_variants.cli import command_line, gin_hints, gin_values
+from t5x_variants.run_dir import renamed
 
 # What gin raises for a name it does not know.
 _GIN_ERRORS = (ValueError, ImportError, AttributeError, NameError)

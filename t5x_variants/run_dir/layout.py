@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from etils import epath
 
 from t5x_variants import errors
-from t5x_variants.run_dir import remote
+from t5x_variants.run_dir import remote, renamed
 
 # As the papers write them.
 _GATED = {
@@ -73,7 +73,11 @@ def settings(run: str | os.PathLike) -> dict[str, str]:
 
 
 def parsed(text: str) -> dict[str, str]:
-  """The bindings of an operative configuration, macros by bare name."""
+  """The bindings of an operative configuration, macros by bare name.
+
+  Those of an earlier version have the names of today, see `renamed`.
+  """
+  text = renamed.updated(text)
   # A value that needs more than a line goes on indented, after a backslash.
   text = re.sub(r'\s*\\?\n[ \t]+', ' ', text)
   found = re.findall(r'^([\w./]+) = (.*)$', text, re.MULTILINE)

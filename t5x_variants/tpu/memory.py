@@ -238,12 +238,15 @@ def _changes(plan) -> Iterator[tuple[compiling.Plan, tuple[str, ...]]]:
 def _changed(plan, changed) -> compiling.Plan:
   """The plan with these macros."""
   fields = {
-    'NUM_MICROBATCHES': 'num_microbatches',
     'MODEL_AXIS_SIZE': 'model_axis_size',
     'DATA_AXIS_SIZE': 'data_axis_size',
     'PARAMETER_PARTITIONING_DIMS': 'parameter_partitioning_dims',
   }
   values = {fields[k]: v for k, v in changed.items() if k in fields}
+  if 'NUM_MICROBATCHES' in changed:
+    values['optimization'] = dataclasses.replace(
+      plan.optimization, num_microbatches=changed['NUM_MICROBATCHES']
+    )
   if 'REMAT_POLICY' in changed:
     config = dataclasses.replace(
       plan.model.config, remat_policy=changed['REMAT_POLICY']

@@ -327,7 +327,9 @@ def activation_run(tmp_path_factory):
   with gin.config_scope('eval'):
     batches = gin_utils.configured(data_config.DatasetConfig)().open()
   params = _shaken(model)
-  saved = checkpoints.Checkpoints(folder / 'checkpoints')
+  saved = checkpoints.Checkpoints(
+    folder / 'checkpoints', checkpoints.CheckpointConfig()
+  )
   for step in (5, 10):
     scale = step / 10
     saved.save(

@@ -109,7 +109,7 @@ SLIPS = {
   ),
   'unknown parameter': (
     command('--gin.trainer.train.foo=1'),
-    ['--gin.trainer.train.foo=1', "no parameter 'foo'", 'label_smoothing'],
+    ['--gin.trainer.train.foo=1', "no parameter 'foo'", 'log_period'],
   ),
   'misspelt parameter': (
     command('--gin.network.T5Config.vocab_siez=1'),
@@ -197,8 +197,8 @@ def test_a_required_macro_is_cured_by_a_flag_not_by_its_own_file():
     ('import nope\n', ['line 1', "No module named 'nope'"]),
     (
       'from __gin__ import dynamic_registration\n'
-      'from t5x_variants.training import trainer\n'
-      'trainer.train.z_los = 0.1\n',
+      'from t5x_variants.training import programs\n'
+      'programs.OptimizationConfig.z_los = 0.1\n',
       ['line 3', "no parameter 'z_los'", "Did you mean 'z_loss'?"],
     ),
   ],
@@ -241,8 +241,8 @@ def test_a_whole_configuration_reaches_the_trainer():
 def test_a_run_file_with_too_little_is_no_run_file(tmp_path):
   (tmp_path / 'mine.gin').write_text(
     'from __gin__ import dynamic_registration\n'
-    'from t5x_variants.training import trainer\n'
-    'trainer.train.z_loss = 0.1\n'
+    'from t5x_variants.training import programs\n'
+    'programs.OptimizationConfig.z_loss = 0.1\n'
   )
   with pytest.raises(errors.UserError, match='a run file'):
     main(*command('--gin_file=mine.gin', without=['runs'], values=()))

@@ -278,7 +278,7 @@ FILES = {
     ["'schedules.cosine'"],
   ),
   'a parameter that is not there': (
-    train('--gin.trainer.train.z_los=1.0'),
+    train('--gin.programs.OptimizationConfig.z_los=1.0'),
     ["'z_los'", "Did you mean 'z_loss'?"],
   ),
   'a function of a typo': (
@@ -509,8 +509,8 @@ VALUES = {
     ['num_heads', "'2'", 'whole number'],
   ),
   'a direct parameter that is a float': (
-    train('--gin.trainer.train.num_microbatches=1.0'),
-    ['trainer.train.num_microbatches', '1.0', 'whole number'],
+    train('--gin.programs.OptimizationConfig.num_microbatches=1.0'),
+    ['programs.OptimizationConfig.num_microbatches', '1.0', 'whole number'],
   ),
   'beams of a half': (
     infer(

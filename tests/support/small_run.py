@@ -11,7 +11,15 @@ import optax
 from t5x_variants.distributed import partitioning
 from t5x_variants.model import network
 from t5x_variants.run_dir import records
-from t5x_variants.training import optimizer, schedules, trainer, training_loop
+from t5x_variants.training import (
+  checkpoints,
+  evaluator,
+  optimizer,
+  programs,
+  schedules,
+  trainer,
+)
+from t5x_variants.weights import fit
 
 VOCAB = 64
 LOSSES = ('loss', 'z_loss', 'accuracy', 'gradient_norm', 'learning_rate')
@@ -72,9 +80,68 @@ class Numbered:
     return Rows(self)
 
 
-def periods(**steps):
-  """When a run logs, evaluates and saves; see run for what is usual."""
-  return training_loop.Periods(**steps)
+def periods(log=10, eval=1000, eval_steps=20, checkpoint=1000):
+  """How often what happens, in steps; for `run`."""
+  return {
+    'log_period': log,
+    'eval_period': eval,
+    'eval_steps': eval_steps,
+    'checkpoint_period': checkpoint,
+  }
+
+
+# A config of the trainer: what makes it, and its parameters by the options of
+# `run` that give them.
+GROUPS = {
+  'optimization': (
+    programs.OptimizationConfig,
+    {
+      'optimizer': 'optimizer',
+      'learning_rate': 'learning_rate',
+      'num_microbatches': 'num_microbatches',
+      'label_smoothing': 'label_smoothing',
+      'z_loss': 'z_loss',
+      'frozen': 'frozen',
+    },
+  ),
+  'evaluation': (
+    evaluator.EvaluationConfig,
+    {
+      'eval_dataset': 'dataset',
+      'eval_period': 'period',
+      'eval_steps': 'steps',
+      'task_decoding': 'task_decoding',
+      'best_metric': 'best_metric',
+      'early_stopping_patience': 'early_stopping_patience',
+      'test_split': 'test_split',
+    },
+  ),
+  'checkpointing': (
+    checkpoints.CheckpointConfig,
+    {
+      'checkpoint_period': 'period',
+      'max_to_keep': 'max_to_keep',
+      'keep_period': 'keep_period',
+    },
+  ),
+  'initial_weights': (
+    fit.InitialWeightsConfig,
+    {'initial_checkpoint': 'path', 'initial_checkpoint_partial': 'partial'},
+  ),
+}
+
+
+def grouped(options):
+  """The arguments of `trainer.train` from one flat set of options."""
+  options = options | options.pop('periods', {})
+  for name, (config, fields) in GROUPS.items():
+    given = {
+      field: options.pop(option)
+      for option, field in fields.items()
+      if option in options
+    }
+    options[name] = config(**given)
+  return options
 
 
 def mesh_of(data, model=1):
@@ -130,7 +197,7 @@ def run(
     if isinstance(model_dir, pathlib.Path)
     else model_dir,
     total_steps=steps,
-    **defaults | options,
+    **grouped(defaults | options),
   )
   return losses(model_dir)
 

@@ -124,7 +124,9 @@ def test_stops_at_a_loss_that_is_not_finite(tmp_path):
   assert sorted(losses(tmp_path)) == [1, 2, 3, 4, 5, 6]
   numbers = [value for row in losses(tmp_path).values() for value in row[:4]]
   assert all(map(math.isfinite, numbers))
-  saved = checkpoints.Checkpoints(tmp_path / 'checkpoints')
+  saved = checkpoints.Checkpoints(
+    tmp_path / 'checkpoints', checkpoints.CheckpointConfig()
+  )
   assert saved.latest_step() == 4
   saved.close()
 
