@@ -18,8 +18,10 @@ setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=find_packages(include=['t5x_variants', 't5x_variants.*'])
-  + ['t5x_variants.gin'],
+  packages=[
+    *find_packages(include=['t5x_variants', 't5x_variants.*']),
+    't5x_variants.gin',
+  ],
   package_dir={'t5x_variants.gin': 'gin'},
   package_data={
     't5x_variants': ['**/*.json'],

@@ -136,12 +136,12 @@ def _check_output(output: str) -> None:
   from t5x_variants.data.prepared import writer
 
   ours = {prepared_set.INFO, writer.PROGRESS}
-  if os.path.isdir(output) and not ours & set(names := os.listdir(output)):
-    if names:
-      raise errors.UserError(
-        f'--output={output} holds something else, such as {min(names)}: give a '
-        'new folder.'
-      )
+  names = set(os.listdir(output)) if os.path.isdir(output) else set()
+  if names and not ours & names:
+    raise errors.UserError(
+      f'--output={output} holds something else, such as {min(names)}: give a '
+      'new folder.'
+    )
 
 
 @contextlib.contextmanager

@@ -198,7 +198,7 @@ def _parse_binding(binding: str) -> None:
   name, value = name.strip(), value.strip()
   if not re.fullmatch(r'[\w./]+', name, re.ASCII):
     raise errors.UserError(
-      f'--gin.{binding}: {ascii(name)} is not a name; write --gin.MACRO=VALUE '
+      f'--gin.{binding}: {name!a} is not a name; write --gin.MACRO=VALUE '
       'or --gin.module.function.parameter=VALUE.'
     )
   try:

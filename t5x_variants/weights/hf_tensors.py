@@ -80,7 +80,8 @@ def _indexed(folder: pathlib.Path, index: pathlib.Path) -> list[pathlib.Path]:
 def _header(file: pathlib.Path) -> dict[str, source.Shape]:
   shapes = {}
   with _opened(file) as content:
-    for name in content.keys():
+    names = content.keys()
+    for name in names:
       tensor = content.get_slice(name)
       if tensor.get_dtype() not in _DTYPES:
         raise errors.UserError(
@@ -94,7 +95,8 @@ def _header(file: pathlib.Path) -> dict[str, source.Shape]:
 
 def _values(file: pathlib.Path) -> Tensors:
   with _opened(file) as content:
-    return {name: content.get_tensor(name) for name in content.keys()}
+    names = content.keys()
+    return {name: content.get_tensor(name) for name in names}
 
 
 @contextlib.contextmanager

@@ -284,7 +284,7 @@ def test_what_is_no_run_or_damaged_does_not_stop_the_others(
     assert any(f'{tmp_path / name} is damaged: ' in line for line in notes)
   assert any(f'{tmp_path}/bad/config.gin cannot be read' in x for x in notes)
   assert len(notes) == 1 + len(damages) + 1 + 1
-  with pytest.raises(errors.UserError, match='list is damaged.*no record'):
+  with pytest.raises(errors.UserError, match=r'list is damaged.*no record'):
     tools['runs'].main([str(tmp_path / 'list'), '-o', f'{tmp_path}/y.png'])
 
 
@@ -394,7 +394,7 @@ def test_curves_and_histograms_of_a_run(
     (x,) = blocks[stack][f'layers_{index}']['pre_mlp_layer_norm']['__call__']
     tokens = _TOKENS[0] if stack == 'encoder' else _TOKENS[2]
     real = batch[f'{tokens}_tokens'] > 0
-    assert 0 < real.sum()
+    assert real.sum() > 0
     z = np.asarray(x @ mlp['wi']['kernel'])[real]
     low, high = np.quantile(z, [0.001, 0.999])
     learned, start = panel.lines

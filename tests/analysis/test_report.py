@@ -127,7 +127,7 @@ def test_a_baseline_by_file_name_and_fewer_pairs_than_runs(
   assert len(table['SwiGLU'][1]) == 1
   assert table['ReLU'][1][1].startswith('-5.33 [')
   assert table['ReLU'][1][1].endswith('(n 3)')
-  with pytest.raises(errors.UserError, match='baseline=geglu.*SwiGLU'):
+  with pytest.raises(errors.UserError, match=r'baseline=geglu.*SwiGLU'):
     report.main([str(sweep), '--baseline', 'geglu'])
 
 
@@ -185,7 +185,7 @@ def test_a_mixture_fills_glue_with_its_average(report, capsys, tmp_path):
   tasks = 'cola sst2 mrpc stsb qqp mnli_matched mnli_mismatched qnli rte'
   values = {f'glue_{task}/accuracy': 60.0 for task in tasks.split()}
   values |= {'glue_mnli_matched/accuracy': 80.0, 'glue_mrpc/f1': 70.0}
-  lower = {key: 50.0 for key in values} | {'glue_rte/accuracy': 90.0}
+  lower = dict.fromkeys(values, 50.0) | {'glue_rte/accuracy': 90.0}
   write(
     tmp_path,
     'runs/relu-0',
@@ -255,7 +255,7 @@ def test_bad_input_is_said(report, sweep, tmp_path, capsys):
   printed = capsys.readouterr()
   assert 'no run directory, with a metrics.jsonl, in' in printed.err
   assert '| **ReLU** |' in printed.out
-  with pytest.raises(errors.UserError, match='no run directory, .*empty'):
+  with pytest.raises(errors.UserError, match=r'no run directory, .*empty'):
     report.main([str(tmp_path / 'empty')])
   with pytest.raises(errors.UserError, match='none; choose of glu_1'):
     report.main([str(sweep), '--table=glu_9'])

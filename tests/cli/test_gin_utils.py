@@ -184,7 +184,7 @@ def test_all_that_is_missing_is_listed_at_once():
 
 def test_a_required_macro_is_cured_by_a_flag_not_by_its_own_file():
   arguments = command('--gin_file=gin/data/c4.gin', without=['data'])
-  with pytest.raises(errors.UserError, match='--gin.TFDS_DATA_DIR='):
+  with pytest.raises(errors.UserError, match=r'--gin.TFDS_DATA_DIR='):
     main(*arguments)
 
 
@@ -279,7 +279,7 @@ def test_dry_run_counts_although_macros_are_missing(capsys):
 
 
 def test_dry_run_without_a_variant_prints_what_there_is(capsys):
-  with pytest.raises(errors.UserError, match='gin/variants/X.gin'):
+  with pytest.raises(errors.UserError, match=r'gin/variants/X.gin'):
     main(*command('--dry_run', without=['variants']))
   assert 'parameters' not in capsys.readouterr().out
 

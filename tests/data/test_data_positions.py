@@ -197,7 +197,7 @@ def test_a_damaged_position_of_a_seqio_task(task, tmp_path):
       else:
         same(next(again), expected)
     file.unlink()
-    with pytest.raises(UserError, match='cannot be read|There is no data pos'):
+    with pytest.raises(UserError, match=r'cannot be read|There is no data pos'):
       again.restore(tmp_path)
     file.write_bytes(data)
   # What failed before does not keep a whole one from being read.
@@ -224,7 +224,7 @@ def test_a_position_in_files_that_have_changed_is_refused(tmp_path):
   same(next(again), expected)
   batches.save(tmp_path / 'position')
   path.write_text(path.read_text() + '\n\nOne more.')
-  with pytest.raises(UserError, match='bytes of files=.* this run has'):
+  with pytest.raises(UserError, match=r'bytes of files=.* this run has'):
     of_seqio(name).restore(tmp_path / 'position')
 
 
@@ -358,5 +358,5 @@ def test_the_larger_of_two_vocabularies_must_fit_the_model():
 
 def test_a_task_without_inputs_is_refused():
   name = register('positions_language', ['train'], features=('targets',))
-  with pytest.raises(UserError, match="no feature 'inputs', but .'targets'"):
+  with pytest.raises(UserError, match=r"no feature 'inputs', but .'targets'"):
     of_seqio(name)

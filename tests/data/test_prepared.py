@@ -493,7 +493,7 @@ def test_a_sentence_piece_model_goes_with_the_set(task, tmp_path):
   assert next(batches)['encoder_input_tokens'].max() < vocabulary.vocab_size
   with open(tmp_path / 'set/vocabulary.model', 'ab') as file:
     file.write(b'x')
-  with pytest.raises(UserError, match='vocabulary.model is not the vocab'):
+  with pytest.raises(UserError, match=r'vocabulary.model is not the vocab'):
     dataset(tmp_path / 'set').open()
 
 

@@ -278,9 +278,12 @@ def test_a_rule_that_an_activation_cannot_follow_names_it():
   def constrained(x):
     return layers.constrain(x, 'batch', 'length', 'embed')
 
-  with jax.set_mesh(partitioning.make_mesh(4)), nn.logical_axis_rules(rules):
-    with pytest.raises(errors.UserError) as error:
-      jax.jit(constrained).lower(np.zeros((2, 6, 3)))
+  with (
+    jax.set_mesh(partitioning.make_mesh(4)),
+    nn.logical_axis_rules(rules),
+    pytest.raises(errors.UserError) as error,
+  ):
+    jax.jit(constrained).lower(np.zeros((2, 6, 3)))
   message = str(error.value)
   assert "shape [2, 6, 3], axes ('batch', 'length', 'embed')" in message
   assert "'length': 'modle'" in message and "'model'" in message

@@ -129,7 +129,7 @@ def test_the_choice_follows_from_the_committed_table():
         continue
       if float(row[column]) <= dispatch.MARGIN:
         chosen.add((*key, save, *shape))
-  assert dispatch.TABLE == chosen
+  assert chosen == dispatch.TABLE
 
 
 def test_every_form_has_its_error():

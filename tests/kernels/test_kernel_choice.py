@@ -108,7 +108,7 @@ def test_float64_is_for_xla():
 def test_an_unaligned_row_is_refused():
   activation = activations.get('polynorm')
   x, w = jnp.ones((4, 128)), jnp.ones((128, 200))
-  with pytest.raises(errors.UserError, match='F = 200, .*multiple of 128'):
+  with pytest.raises(errors.UserError, match=r'F = 200, .*multiple of 128'):
     kernels.ffn(
       x,
       w,

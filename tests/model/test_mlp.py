@@ -171,7 +171,7 @@ def test_gated_and_ungated_cost_the_same(width):
 
 def test_width_must_divide():
   assert mlp.width(1024, False) == 1024
-  with pytest.raises(errors.UserError, match='mlp_dim=1024, .* 1023 or 1026'):
+  with pytest.raises(errors.UserError, match=r'mlp_dim=1024, .* 1023 or 1026'):
     mlp.width(1024, True)
 
 
@@ -184,7 +184,7 @@ def test_refuses_operands_that_do_not_fit():
     kernels.ffn(x, (wi, wi), wo, {}, gelu, False)
   with pytest.raises(errors.UserError, match='do not fit'):
     kernels.ffn(x, wi.T, wo, {}, gelu, False)
-  with pytest.raises(errors.UserError, match="'bias', 'weight'.*got"):
+  with pytest.raises(errors.UserError, match=r"'bias', 'weight'.*got"):
     kernels.ffn(x, wi, wo, {}, polyrelu, False)
   with pytest.raises(errors.UserError, match='gelu'):
     initialised(activation='gellu')

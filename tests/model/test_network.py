@@ -474,7 +474,7 @@ def test_agrees_with_t5x(tied):
     exc_type=ImportError,
   )
   ours = model(logits_via_embedding=tied)
-  sizes = {k: v for k, v in SIZES.items()}
+  sizes = dict(SIZES)
   their = theirs.Transformer(
     theirs.T5Config(
       **sizes, mlp_activations=('gelu', 'linear'), logits_via_embedding=tied

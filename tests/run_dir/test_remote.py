@@ -81,5 +81,5 @@ def test_a_bucket_that_cannot_be_written_to(monkeypatch, tmp_path):
   folder = tmp_path / 'run'
   monkeypatch.setattr(remote, 'folder', lambda path: folder)
   monkeypatch.setattr(pathlib.Path, 'touch', deny)
-  with pytest.raises(errors.UserError, match='gs://b/r cannot .* 403'):
+  with pytest.raises(errors.UserError, match=r'gs://b/r cannot .* 403'):
     layout.make_folder('gs://b/r')

@@ -55,7 +55,7 @@ def become(argv, folder, **streams) -> int:
     os.dup2(opened, number)
     os.close(opened)
   # The buffer of the server's own input came along.
-  sys.stdin = open(0, encoding='utf-8')
+  sys.stdin = open(0, encoding='utf-8')  # noqa: SIM115 - it stays open.
   sys.argv = argv
   try:
     if argv[0].endswith('.py'):

@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def train(options, rank):
-  notes = pathlib.Path(options['notes'], f'{rank}.jsonl').open('a')
+  notes = pathlib.Path(options['notes'], f'{rank}.jsonl').open('a')  # noqa: SIM115
 
   def note(**values):
     notes.write(json.dumps(values) + '\n')

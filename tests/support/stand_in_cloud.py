@@ -1,5 +1,6 @@
 """A cloud of stand_in_gcloud.sh, and the launcher run against it."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -91,7 +92,5 @@ def cloud(tmp_path):
     process.kill()
     process.communicate()
   for path in cloud.folder.glob('host*/t5x_variants/.tpu_run/pid'):
-    try:
+    with contextlib.suppress(ProcessLookupError):
       os.killpg(int(path.read_text().split()[0]), signal.SIGKILL)
-    except ProcessLookupError:
-      pass

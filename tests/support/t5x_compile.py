@@ -18,17 +18,17 @@ os.environ.update(
   ALLOW_MULTIPLE_LIBTPU_LOAD='1',
 )
 
-import functools  # noqa: E402
-import sys  # noqa: E402
+import functools
+import sys
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from t5x import adafactor, models, partitioning, trainer, utils  # noqa: E402
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from t5x import adafactor, models, partitioning, trainer, utils
 
 from t5x_variants import for_t5x
-from t5x_variants.data.text import vocabularies  # noqa: E402
-from t5x_variants.model import network  # noqa: E402
+from t5x_variants.data.text import vocabularies
+from t5x_variants.model import network
 
 INPUTS, TARGETS = (32, 256), (32, 64)
 SHAPES = {

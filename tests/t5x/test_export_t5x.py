@@ -134,7 +134,7 @@ def test_slips_end_in_a_sentence_and_nothing_is_written(
 def test_a_run_without_its_configuration(run, tmp_path):
   run('gelu')
   (tmp_path / 'run' / 'config.gin').unlink()
-  with pytest.raises(errors.UserError, match='config.gin, .* does not exist'):
+  with pytest.raises(errors.UserError, match=r'config.gin, .* does not exist'):
     export(tmp_path)
   files = [file.format('gelu') for file in FILES]
   assert export(tmp_path, gin_file=files, gin_bindings=list(SIZES)).is_dir()

@@ -1,5 +1,6 @@
 """tools/tpu_host.sh, which signals the run that it started and no other."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -43,10 +44,8 @@ def host(tmp_path):
   host = Host(tmp_path)
   yield host
   for group in host.groups:
-    try:
+    with contextlib.suppress(ProcessLookupError):
       os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-      pass
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def test_what_cannot_be_read_for_now_is_left_as_it_is(
     raise OSError(number, os.strerror(number), str(path))
 
   monkeypatch.setattr(checksums, 'of_file', fail)
-  with pytest.raises(errors.UserError, match='step 6 .* cannot be read') as e:
+  with pytest.raises(errors.UserError, match=r'step 6 .* cannot be read') as e:
     run(copy, 8, periods=PERIODS)
   assert os.strerror(number) in str(e.value)
   assert {p.name for p in (copy / 'checkpoints').iterdir()} == {'2', '4', '6'}
@@ -203,7 +203,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good_step(copy):
 
   limits = []
   try:
-    with pytest.raises(errors.UserError, match='annot .*wr') as error:
+    with pytest.raises(errors.UserError, match=r'annot .*wr') as error:
       run(copy, 20, Numbered(before_batch=fill_up), periods=PERIODS)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits[0])

@@ -1,6 +1,7 @@
 """Decoding a task's split and judging it: by hand, by file, task by task."""
 
 import functools
+import itertools
 import json
 import statistics
 
@@ -257,7 +258,7 @@ def test_a_split_is_answered_and_scored_in_its_order(
   )
   expected = tasks.predict(checkpoint[1], tasks.tasks)
   answers = [r['predictions'][0]['text'] for r in found['predict']]
-  assert answers == sum(expected.values(), [])
+  assert answers == list(itertools.chain(*expected.values()))
   # The first target is cut to five letters and EOS.
   score = jax.jit(functools.partial(decoding.log_probabilities, model()))
   inputs, targets = (
@@ -307,7 +308,7 @@ def test_a_run_records_what_evaluation_finds(mixture, tmp_path, monkeypatch):
 
 
 def test_bad_input_is_refused(mixture):
-  with pytest.raises(errors.UserError, match="'train'.*'test', 'validation'"):
+  with pytest.raises(errors.UserError, match=r"'train'.*'test', 'validation'"):
     examples.open_split(mixture, LENGTHS, 'train')
   with pytest.raises(errors.UserError, match='not registered'):
     examples.open_split('unheard_of', LENGTHS, 'train')

@@ -229,7 +229,7 @@ def test_refuses(tmp_path, options, words):
 
 def test_refuses_a_vocabulary_larger_than_the_model(tmp_path, monkeypatch):
   monkeypatch.setattr(Rows, 'vocab_size', VOCAB + 1)
-  with pytest.raises(errors.UserError, match='65 ids.*VOCAB_SIZE 64'):
+  with pytest.raises(errors.UserError, match=r'65 ids.*VOCAB_SIZE 64'):
     run(tmp_path, 2)
 
 

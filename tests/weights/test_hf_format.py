@@ -262,7 +262,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
   resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
   try:
     with pytest.raises(
-      errors.UserError, match='cannot be written: .*too large'
+      errors.UserError, match=r'cannot be written: .*too large'
     ):
       saved.write_folder(
         tmp_path / 'hf',

@@ -367,7 +367,7 @@ def test_a_rational_starts_as_the_gelu_it_replaces(imported, tmp_path, capfd):
 
 def test_a_run_refuses_what_it_cannot_start_from(imported, tmp_path):
   folder, _ = imported
-  with pytest.raises(errors.UserError, match='INITIAL_CHECKPOINT_PATH=.*impor'):
+  with pytest.raises(errors.UserError, match=r'INITIAL_CHECKPOINT_PATH=.*imp'):
     run(folder, 3, activation='gelu')
   with pytest.raises(errors.UserError, match='INITIAL_CHECKPOINT_PARTIAL'):
     run(tmp_path / 'run', 3, initial_checkpoint=str(folder))
