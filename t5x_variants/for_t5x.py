@@ -37,12 +37,10 @@ _FREE = {
   for name in (
     'dropout_rate',
     'dtype',
-    'ffn_implementation',
-    'ffn_save',
     'float32_attention_logits',
     'remat_policy',
   )
-}
+} | {'FeedForwardConfig.implementation', 'FeedForwardConfig.save'}
 
 
 def mlp_activations(

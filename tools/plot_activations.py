@@ -308,7 +308,7 @@ def main(arguments: list[str] | None = None):
     )
   layout.newest_checkpoint(options.run)
   model, _ = gin_utils.read_model([str(config)])
-  activation = model.config.activation
+  activation = model.config.feed_forward.activation
   step, params = read_params(options.run, model)
   layers = observe(model, params, read_batches(options.batches))
   print(summary(activation, layers))

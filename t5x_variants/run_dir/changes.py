@@ -19,8 +19,8 @@ from t5x_variants.run_dir import layout
 _FREE = {
   'T5Config.dropout_rate',
   'T5Config.dtype',
-  'T5Config.ffn_implementation',
-  'T5Config.ffn_save',
+  'FeedForwardConfig.implementation',
+  'FeedForwardConfig.save',
   'T5Config.float32_attention_logits',
   'T5Config.remat_policy',
   'T5Config.scan_layers',

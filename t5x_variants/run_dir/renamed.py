@@ -57,6 +57,12 @@ PARAMETERS = {
     'fit.InitialWeightsConfig.partial'
   ),
   'trainer.train.periods': None,
+  'network.T5Config.activation': 'mlp.FeedForwardConfig.activation',
+  'network.T5Config.gated': 'mlp.FeedForwardConfig.gated',
+  'network.T5Config.ffn_implementation': (
+    'mlp.FeedForwardConfig.implementation'
+  ),
+  'network.T5Config.ffn_save': 'mlp.FeedForwardConfig.save',
   'training_loop.Periods.log': 'trainer.train.log_period',
   'training_loop.Periods.eval': 'evaluator.EvaluationConfig.period',
   'training_loop.Periods.eval_steps': 'evaluator.EvaluationConfig.steps',
@@ -67,6 +73,7 @@ _LINKS = {
   'programs.OptimizationConfig': ('trainer.train.optimization', 'training'),
   'evaluator.EvaluationConfig': ('trainer.train.evaluation', 'training'),
   'checkpoints.CheckpointConfig': ('trainer.train.checkpointing', 'training'),
+  'mlp.FeedForwardConfig': ('network.T5Config.feed_forward', 'model'),
   'fit.InitialWeightsConfig': ('trainer.train.initial_weights', 'weights'),
 }
 _IMPORT = re.compile(
@@ -109,6 +116,7 @@ def updated(text: str) -> str:
     f'from t5x_variants.{room} import {function.partition(".")[0]}\n'
     for _, function, _, room in links
   ]
+  imports = [line for line in imports if line not in text]
   # gin wants imports before what uses them.
   first, newline, rest = text.partition('\n') if links else (text, '', '')
   return ''.join([first, newline, *imports, rest, *bindings])
@@ -121,4 +129,5 @@ def _import_of_today(match: re.Match) -> str:
   if old not in MODULES:
     return match[0]
   room, _, new = MODULES[old].rpartition('.')
-  return f'from t5x_variants.{room} import {new}{alias or f" as {name}"}'
+  alias = alias or ('' if name == new else f' as {name}')
+  return f'from t5x_variants.{room} import {new}{alias}'

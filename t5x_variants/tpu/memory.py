@@ -96,9 +96,11 @@ def _activations(plan, data):
   j = config.num_heads * config.head_dim / ways
   heads = config.num_heads / ways
   f = config.mlp_dim / ways
-  branches = 1 + config.gated
-  learned = bool(config.activation.init())
-  element = branches * (_LEARNED if learned else _ELEMENT[config.gated] / 2)
+  branches = 1 + config.feed_forward.gated
+  learned = bool(config.feed_forward.activation.init())
+  element = branches * (
+    _LEARNED if learned else _ELEMENT[config.feed_forward.gated] / 2
+  )
 
   def attention(queries, keys):
     # q, k, v, the output; logits, weights and what masks them.

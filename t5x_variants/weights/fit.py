@@ -21,8 +21,9 @@ _COEFFICIENTS = '/mlp/activation/'
 
 def variant_of(config) -> str | None:
   """The name of a model's block, as `saved.variant_of` gives it."""
-  name, _, options = config.activation.name.partition('(')
-  settings = {'ACTIVATION': name, 'GATED': str(config.gated)}
+  block = config.feed_forward
+  name, _, options = block.activation.name.partition('(')
+  settings = {'ACTIVATION': name, 'GATED': str(block.gated)}
   version = re.search(r'version=(\w)', options)
   if version:
     settings['rational.rational.version'] = repr(version[1])

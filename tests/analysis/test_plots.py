@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import matplotlib.collections
 import numpy as np
 import pytest
+from configs import t5_config
 
 from t5x_variants import activations, errors
 from t5x_variants.cli import gin_utils
@@ -450,7 +451,7 @@ def _batch(rng, rows=2, length=6, vocabulary=20):
 
 def _small(activation, **kwargs):
   return network.Transformer(
-    network.T5Config(
+    t5_config(
       vocab_size=20,
       emb_dim=8,
       num_heads=2,

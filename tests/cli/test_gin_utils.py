@@ -234,8 +234,8 @@ def test_a_whole_configuration_reaches_the_trainer():
   assert gin_values.missing() == []
   assert callable(gin_utils.configured(trainer.train))
   config = gin_utils.macro('MODEL').config
-  assert (config.gated, config.mlp_dim) == (True, 256)
-  assert config.activation.name == 'swish'
+  assert (config.feed_forward.gated, config.mlp_dim) == (True, 256)
+  assert config.feed_forward.activation.name == 'swish'
 
 
 def test_a_run_file_with_too_little_is_no_run_file(tmp_path):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from configs import t5_config
 from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
@@ -28,7 +29,7 @@ SIZES = {
 
 
 def model(**sizes):
-  config = network.T5Config(
+  config = t5_config(
     **SIZES | {'activation': 'rational', 'scan_layers': True} | sizes
   )
   return network.Transformer(config)

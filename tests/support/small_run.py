@@ -7,6 +7,7 @@ import pathlib
 import jax
 import numpy as np
 import optax
+from configs import t5_config
 
 from t5x_variants.distributed import partitioning
 from t5x_variants.model import network
@@ -162,7 +163,7 @@ def run(
   **options,
 ):
   """Trains a very small model; returns the training records."""
-  config = network.T5Config(
+  config = t5_config(
     vocab_size=VOCAB,
     emb_dim=8,
     num_heads=2,

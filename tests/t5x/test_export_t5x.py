@@ -245,7 +245,9 @@ def test_t5x_s_own_network_takes_it(run, restored, t5x_module, tmp_path):
         'mlp_dim',
       )
     },
-    mlp_activations=for_t5x.mlp_activations(ours.config.activation, True),
+    mlp_activations=for_t5x.mlp_activations(
+      ours.config.feed_forward.activation, True
+    ),
   )
   state, _ = restored(theirs.Transformer(config), export(tmp_path))
   tokens = [jnp.asarray(batch()['encoder_input_tokens'])] * 3

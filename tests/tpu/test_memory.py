@@ -6,6 +6,7 @@ import shlex
 import jax
 import optax
 import pytest
+from configs import t5_config
 
 from t5x_variants import chips, errors
 from t5x_variants.model import decoding, network
@@ -30,7 +31,7 @@ SIZES = {
 def plan(config=None, num_microbatches=1, **settings):
   return compiling.Plan(
     **{
-      'model': network.Transformer(network.T5Config(**SIZES | (config or {}))),
+      'model': network.Transformer(t5_config(**SIZES | (config or {}))),
       # Its state is nothing, as Adafactor's nearly is; tracing that costs.
       'optimization': programs.OptimizationConfig(
         lambda axes, rate: optax.sgd(rate), lambda step: 0.01, num_microbatches
