@@ -20,6 +20,10 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
   """Reads the gin files and trains, or with --dry_run tells what it would."""
+  from t5x_variants.distributed import interrupts
+
+  interrupts.note()
+
   from t5x_variants import logs
   from t5x_variants.distributed import hosts
 

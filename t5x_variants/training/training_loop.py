@@ -15,7 +15,12 @@ from jaxtyping import Array, Int
 
 from t5x_variants import errors, logs
 from t5x_variants.data import config as data_config
-from t5x_variants.distributed import hosts, partitioning, preemption
+from t5x_variants.distributed import (
+  hosts,
+  interrupts,
+  partitioning,
+  preemption,
+)
 from t5x_variants.run_dir import profiling, records, throughput
 from t5x_variants.training import (
   checkpoints,
@@ -68,6 +73,7 @@ class Loop:
     clock = records.Clock()
     train_step = in_flight = None
     with preemption.StopRequest() as stop, self.trace:
+      interrupts.check()
       for step in range(start + 1, self.total_steps + 1):
         with clock.waiting():
           batch = next(self.batches)
