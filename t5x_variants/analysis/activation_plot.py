@@ -1,37 +1,25 @@
-"""Draws what each layer's activation became, over what it was given.
-
-  python tools/plot_activations.py runs/rational -o activations.png
+"""What each layer's activation became, over what it was given.
 
 One panel for each layer of the encoder and of the decoder: the learned
-function (solid), the function it started as (dashed) and, in grey and on a
-scale of its own, a histogram of the pre-activations that the layer computes
-on held-out text, padding left out. The x axis goes from their 0.1 to their
-99.9 % quantile. A table of coefficients and ranges goes to stdout.
+function, the function it started as, and a histogram of the pre-activations
+that the layer computes, padding left out.
 
 A row-wise activation (PolyNorm) has no graph: its value depends on the whole
-row. Drawn is what z gives as one more entry of a row that the layer has seen:
-the median over 32 such rows (solid) and 5 to 95 % of them (band).
-
-Read are config.gin and the newest checkpoint of the run directory; the data
-is the run's own. It runs on a CPU unless JAX_PLATFORMS says otherwise.
+row. Drawn is what z gives as one more entry of a row that the layer has seen.
 """
 
 import dataclasses
-import os
+import itertools
 import pathlib
 from collections.abc import Mapping
 
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-
-import figures
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.core import unfreeze
 
-from t5x_variants import activations, errors
-from t5x_variants.cli import gin_utils
+from t5x_variants import activations
+from t5x_variants.analysis import pages, plots
 from t5x_variants.data import config as data_config
 from t5x_variants.model import network, parameters
 from t5x_variants.run_dir import layout
@@ -42,7 +30,7 @@ TYPICAL = 32  # rows over which a row-wise activation is drawn
 POINTS = 301  # of a curve
 BINS = 80
 FAR = (3.0, 8.0)  # the published and our own fits of rationals end there
-_LEARNED, _HISTOGRAM = figures.COLOURS[0], '0.82'
+_LEARNED, _HISTOGRAM = plots.COLOURS[0], '0.82'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,30 +49,48 @@ class Layer:
   z: np.ndarray
 
 
+def plot(
+  run: pathlib.Path,
+  model: network.Transformer,
+  held_out: data_config.DatasetConfig,
+  batches: int,
+  output: pathlib.Path,
+):
+  """Prints the table of a run's layers, writes their picture, and returns it.
+
+  Args:
+    run: the run directory, of which the newest checkpoint is read.
+    model: the run's.
+    held_out: the data that is shown to it, `ROWS` rows in a batch at most.
+    batches: how many of them.
+    output: see `plots.check_output`.
+
+  Raises:
+    errors.UserError: the checkpoint or the data cannot be read.
+  """
+  step, params = read_params(run, model)
+  held_out = dataclasses.replace(
+    held_out, batch_size=min(ROWS, held_out.batch_size)
+  )
+  layers = observe(
+    model, params, list(itertools.islice(held_out.open(), batches))
+  )
+  activation = model.config.activation
+  print(summary(activation, layers))
+  name = layout.variant(layout.settings(run)) or activation.name
+  drawn = draw(activation, layers, f'{name} at step {step:,} ({run.name})')
+  plots.save(drawn, output)
+  return drawn
+
+
 def read_params(
-  run: str, model: network.Transformer
+  run: pathlib.Path, model: network.Transformer
 ) -> tuple[int, Mapping[str, object]]:
   """The step and the parameters, as numpy, of the newest checkpoint."""
   found = saved.open_checkpoint(run)
   shapes, _ = parameters.shapes_and_axes(model)
   cure = 'Its config.gin was not written by the same run.'
   return found.step, fit.exact(found, shapes, cure)
-
-
-def read_batches(count: int) -> list[Mapping[str, np.ndarray]]:
-  """The first `count` batches of the held-out split, of few rows each."""
-  with gin.config_scope('eval'):
-    try:
-      dataset = gin_utils.configured(data_config.DatasetConfig)()
-    except TypeError as error:
-      raise errors.UserError(
-        'The run has no held-out data (eval/DatasetConfig in config.gin), so '
-        'there is nothing to show its activations.'
-      ) from error
-  dataset = dataclasses.replace(
-    dataset, batch_size=min(ROWS, dataset.batch_size)
-  )
-  return [batch for _, batch in zip(range(count), dataset.open(), strict=False)]
 
 
 def observe(
@@ -112,34 +118,25 @@ def observe(
   if model.config.scan_layers:
     params = network.unstack_layers(params)
     each = [network.unstack_layers(seen) for seen in each]
-  real = {
-    'encoder': [b['encoder_input_tokens'] > 0 for b in batches],
-    'decoder': [b['decoder_target_tokens'] > 0 for b in batches],
-  }
-  counts = {
-    'encoder': model.config.num_encoder_layers,
-    'decoder': model.config.num_decoder_layers,
-  }
-  return [
-    Layer(
-      f'{stack} {i}',
-      params[stack][f'layers_{i}']['mlp'].get('activation', {}),
-      np.concatenate(
-        [
-          _sown(seen[stack][f'layers_{i}'])[keep]
-          for seen, keep in zip(each, real[stack], strict=True)
-        ]
-      ),
-    )
-    for stack, count in counts.items()
-    for i in range(count)
-  ]
-
-
-def _sown(layer: Mapping) -> np.ndarray:
-  """What MlpBlock has sown, in float32 [B, L, F]."""
-  (value,) = layer['mlp']['preactivation']
-  return np.asarray(value, np.float32)
+  config, layers = model.config, []
+  for stack, count, tokens in (
+    ('encoder', config.num_encoder_layers, 'encoder_input_tokens'),
+    ('decoder', config.num_decoder_layers, 'decoder_target_tokens'),
+  ):
+    for name in (f'layers_{i}' for i in range(count)):
+      z = [
+        np.asarray(seen[stack][name]['mlp']['preactivation'][0], np.float32)
+        for seen in each
+      ]
+      real = [batch[tokens] > 0 for batch in batches]
+      layers.append(
+        Layer(
+          f'{stack} {name.removeprefix("layers_")}',
+          params[stack][name]['mlp'].get('activation', {}),
+          np.concatenate([a[keep] for a, keep in zip(z, real, strict=True)]),
+        )
+      )
+  return layers
 
 
 def limits(layer: Layer) -> tuple[float, float]:
@@ -182,9 +179,7 @@ def draw(activation: activations.Activation, layers: list[Layer], title: str):
   most = max(map(len, stacks))
   columns = -(-most // -(-most // 6))
   depths = [-(-len(stack) // columns) for stack in stacks]
-  drawn = figures.figure(
-    max(5.0, 1.75 * columns + 0.3), 1.45 * sum(depths) + 0.9
-  )
+  drawn = plots.figure(max(5.0, 1.75 * columns + 0.3), 1.45 * sum(depths) + 0.9)
   grid = drawn.add_gridspec(sum(depths), columns)
   handles = {}
   for stack, first in zip(stacks, (0, depths[0]), strict=True):
@@ -264,11 +259,11 @@ def summary(activation: activations.Activation, layers: list[Layer]) -> str:
         *(f'{q:.3f}' for q in np.quantile(layer.z, [0.001, 0.5, 0.999])),
       )
     )
-  parts = [figures.table(rows)]
+  parts = [pages.plain(rows)]
   for name, start in activation.init().items():
     lines = [(name, *map(str, range(len(start)))), ('start', *_digits(start))]
     lines += [(x.name, *_digits(x.coefficients[name])) for x in layers]
-    parts.append(figures.table(lines))
+    parts.append(pages.plain(lines))
   if not activation.init():
     parts.append(f'{activation.name} has no coefficients: it stays as it is.')
   return '\n\n'.join(parts)
@@ -276,49 +271,3 @@ def summary(activation: activations.Activation, layers: list[Layer]) -> str:
 
 def _digits(vector: np.ndarray) -> list[str]:
   return [f'{value:.5g}' for value in vector]
-
-
-def main(arguments: list[str] | None = None):
-  """Reads the run, prints the table, writes the picture; returns it."""
-  parser = figures.Parser(__doc__)
-  parser.add_argument('run', metavar='RUN', help='a run directory')
-  parser.add_argument(
-    '-o',
-    default='activations.png',
-    metavar='FILE',
-    help='.png, .pdf, .svg ...; default: %(default)s',
-  )
-  parser.add_argument(
-    '--batches',
-    type=int,
-    default=2,
-    metavar='N',
-    help=f'held-out batches, {ROWS} rows each; default: %(default)s',
-  )
-  options = parser.parse_args(arguments)
-  output = figures.check_output(options.o)
-  config = pathlib.Path(options.run).absolute() / 'config.gin'
-  if not config.exists():
-    raise errors.UserError(
-      f'{options.run} is no run directory: it has no config.gin.'
-    )
-  if options.batches < 1:
-    raise errors.UserError(
-      f'--batches is {options.batches}; it must be at least 1.'
-    )
-  layout.newest_checkpoint(options.run)
-  model, _ = gin_utils.read_model([str(config)])
-  activation = model.config.activation
-  step, params = read_params(options.run, model)
-  layers = observe(model, params, read_batches(options.batches))
-  print(summary(activation, layers))
-  name = layout.variant(layout.settings(options.run)) or activation.name
-  drawn = draw(
-    activation, layers, f'{name} at step {step:,} ({config.parent.name})'
-  )
-  figures.save(drawn, output)
-  return drawn
-
-
-if __name__ == '__main__':
-  figures.run(main, gin_utils.sentence)
