@@ -30,7 +30,7 @@ TYPICAL = 32  # rows over which a row-wise activation is drawn
 POINTS = 301  # of a curve
 BINS = 80
 FAR = (3.0, 8.0)  # the published and our own fits of rationals end there
-_LEARNED, _HISTOGRAM = plots.COLOURS[0], '0.82'
+_LEARNED = plots.COLOURS[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,16 +181,14 @@ def draw(activation: activations.Activation, layers: list[Layer], title: str):
   depths = [-(-len(stack) // columns) for stack in stacks]
   drawn = plots.figure(max(5.0, 1.75 * columns + 0.3), 1.45 * sum(depths) + 0.9)
   grid = drawn.add_gridspec(sum(depths), columns)
-  handles = {}
   for stack, first in zip(stacks, (0, depths[0]), strict=True):
     for i, layer in enumerate(stack):
       ax = drawn.add_subplot(grid[first + i // columns, i % columns])
-      handles = _panel(ax, activation, layer)
+      _panel(ax, activation, layer)
   drawn.supxlabel('pre-activation z', fontsize=9)
   drawn.supylabel('act(z)', fontsize=9)
   drawn.legend(
-    handles.values(),
-    handles.keys(),
+    *ax.get_legend_handles_labels(),
     title=title,
     loc='outside upper center',
     ncols=2 if columns < 4 else 4,
@@ -200,65 +198,47 @@ def draw(activation: activations.Activation, layers: list[Layer], title: str):
   return drawn
 
 
-def _panel(ax, activation: activations.Activation, layer: Layer):
-  """One layer; returns what the legend shows."""
+def _panel(ax, activation: activations.Activation, layer: Layer) -> None:
+  """One layer's functions, over a histogram of what they are given."""
   low, high = limits(layer)
   x = np.linspace(low, high, POINTS, dtype=np.float32)
   counts, edges = np.histogram(layer.z, BINS, (low, high))
-  behind = ax.twinx()
-  bars = behind.stairs(counts, edges, fill=True, color=_HISTOGRAM)
-  behind.set_ylim(0, 1.05 * counts.max())
-  behind.set_yticks([])
-  behind.spines[:].set_visible(False)
-  ax.set_zorder(behind.get_zorder() + 1)
-  ax.patch.set_visible(False)
   now = values(activation, layer.coefficients, x, layer)
-  (line,) = ax.plot(x, np.median(now, 0), color=_LEARNED, lw=1.6)
-  handles = {_learned_text(activation): line}
+  label = 'learned' if layer.coefficients else 'fixed: no coefficients'
   if len(now) > 1:
     band = np.quantile(now, [0.05, 0.95], axis=0)
-    handles['learned (5 to 95 % of rows)'] = ax.fill_between(
-      x, *band, color=_LEARNED, alpha=0.25, lw=0
-    )
+    style = {'color': _LEARNED, 'alpha': 0.25, 'lw': 0}
+    ax.fill_between(x, *band, label=f'{label} (5 to 95 % of rows)', **style)
+    label += ' (median over rows)'
+  ax.plot(x, np.median(now, 0), color=_LEARNED, lw=1.6, label=label)
   if layer.coefficients:
-    start = values(activation, activation.init(), x, layer)
-    (handles['at the start'],) = ax.plot(
-      x, np.median(start, 0), color='black', lw=0.9, ls=(0, (4, 2))
-    )
-  handles['z on held-out text (own scale)'] = bars
+    start = np.median(values(activation, activation.init(), x, layer), 0)
+    style = {'color': 'black', 'lw': 0.9, 'ls': (0, (4, 2))}
+    ax.plot(x, start, label='at the start', **style)
+  ax.stairs(
+    # The x axis is the curves'; the y axis is the panel's height.
+    0.95 * counts / counts.max(),
+    edges,
+    fill=True,
+    color='0.82',
+    label='z on held-out text (own scale)',
+    transform=ax.get_xaxis_transform(),
+    zorder=0,
+  )
   ax.set_xlim(low, high)
   ax.set_title(layer.name, fontsize=8, pad=3)
   ax.tick_params(labelsize=7, length=2, pad=2)
   ax.locator_params(nbins=4)
-  return handles
-
-
-def _learned_text(activation: activations.Activation) -> str:
-  if not activation.init():
-    return 'fixed: no coefficients'
-  if activation.kind == 'rowwise':
-    return 'learned (median over rows)'
-  return 'learned'
 
 
 def summary(activation: activations.Activation, layers: list[Layer]) -> str:
   """The table: where z lies, and the coefficients at the start and now."""
-  rows = [
-    (
-      'layer',
-      *(f'|z|>{bound:g}' for bound in FAR),
-      *('0.1 %', 'median', '99.9 %'),
-    )
-  ]
+  far = (f'|z|>{bound:g}' for bound in FAR)
+  rows = [('layer', *far, '0.1 %', 'median', '99.9 %')]
   for layer in layers:
-    size = np.abs(layer.z)
-    rows.append(
-      (
-        layer.name,
-        *(f'{np.mean(size > bound):.2%}' for bound in FAR),
-        *(f'{q:.3f}' for q in np.quantile(layer.z, [0.001, 0.5, 0.999])),
-      )
-    )
+    far = (f'{np.mean(np.abs(layer.z) > bound):.2%}' for bound in FAR)
+    quantiles = np.quantile(layer.z, [0.001, 0.5, 0.999])
+    rows.append((layer.name, *far, *(f'{q:.3f}' for q in quantiles)))
   parts = [pages.plain(rows)]
   for name, start in activation.init().items():
     lines = [(name, *map(str, range(len(start)))), ('start', *_digits(start))]

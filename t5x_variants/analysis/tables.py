@@ -18,7 +18,11 @@ from t5x_variants.analysis import pages, results, statistics
 from t5x_variants.run_dir import layout
 
 PAPERS = pathlib.Path(__file__).with_name('paper_tables.json')
-NOT_RUN = 'not run'
+_LEGEND = (
+  'Cells: mean ± sample standard deviation over seeds (n seeds); below, the '
+  'difference to {}, paired by seed, with its 95 % interval '
+  "(Student's t, not corrected for the number of differences)."
+)
 # One or no number for each column, by row.
 Numbers = Mapping[str, Sequence[float | None]]
 
@@ -200,7 +204,8 @@ def fill(table: Table, found: Sequence[results.Result]) -> str:
     rows.append(cells)
   if 'all' in table.spread:
     rows.append(['s of the paper', *map(str, table.spread['all'])])
-  parts = [f'### {table.title}', pages.markdown(rows), legend(table.baseline)]
+  legend = _LEGEND.format(table.baseline)
+  parts = [f'### {table.title}', pages.markdown(rows), legend]
   if table.source:
     parts.insert(1, f'Paper: {table.source}.')
   return '\n\n'.join(parts) + '\n'
@@ -215,7 +220,7 @@ def _measured(
   """What was measured of a cell, in lines."""
   own = values.get(row)
   if not own:
-    return [NOT_RUN]
+    return ['not run']
   numbers = list(own.values())
   parts = [f'{np.mean(numbers):.{digits}f}']
   if len(numbers) > 1:
@@ -252,12 +257,3 @@ def _of_paper(table: Table, row: str, place: int) -> str:
   if row != table.baseline and base is not None:
     text += f', {value - base:+.4g}'
   return text
-
-
-def legend(baseline: str) -> str:
-  """What the cells are, in words."""
-  return (
-    'Cells: mean ± sample standard deviation over seeds (n seeds); below, the '
-    f'difference to {baseline}, paired by seed, with its 95 % interval '
-    "(Student's t, not corrected for the number of differences)."
-  )

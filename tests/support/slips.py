@@ -946,6 +946,16 @@ COMMANDS = {
     ['SWEEP_DIR', 'file.txt'],
   ),
   'plot nothing': (['plot'], ['loss RUN']),
+  'plot no picture': (['plot', 'runs/relu'], ["'runs/relu'", 'plot loss RUN']),
+  'plot no run': (['plot', 'loss'], ['at least one run directory']),
+  'plot with a flag of another picture': (
+    ['plot', 'loss', 'runs/relu', '--batches=1'],
+    ['--batches', 'plot activations'],
+  ),
+  'draw activations of two': (
+    ['plot', 'activations', 'runs/relu', 'imported'],
+    ['one run directory', '2'],
+  ),
   'plot what is not there': (['plot', 'loss', 'runs/nothing'], ['nothing']),
   'plot folders that are no runs': (
     ['plot', 'loss', 'texts', 'prepared'],
