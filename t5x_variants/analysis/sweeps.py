@@ -3,7 +3,7 @@
 A stage is one kind of run, such as pretraining or fine-tuning; each of its
 runs is the README's four files (a model, a variant, data, what to do) and a
 seed. A later stage may start from the runs of an earlier one. Nothing is run
-here, and neither jax nor TensorFlow is imported: tools/sweep.py runs the list.
+here, and neither jax nor TensorFlow is imported: `scheduler` runs the list.
 """
 
 import dataclasses

@@ -212,7 +212,7 @@ INTERRUPTED = {
     slips.prepare('--output=new', '--workers=2'),
     has_children,
   ),
-  'report.py': (['report.py', 'run_of_pipe'], reads_the_pipe),
+  'report': (['report', 'run_of_pipe'], reads_the_pipe),
 }
 
 
@@ -252,7 +252,10 @@ def test_ctrl_c_ends_it_with_one_line_and_status_130(world, name):
 
 COMMANDS = [
   *(path.stem for path in (ROOT / 't5x_variants').glob('*.py')),
-  *(path.name for path in (ROOT / 'tools').glob('*.py')),
+  *(
+    str(path.relative_to(ROOT / 'tools'))
+    for path in (ROOT / 'tools').rglob('*.py')
+  ),
 ]
 
 
@@ -282,7 +285,8 @@ def test_help_waits_for_no_import_of_jax():
     '    assert end.code == 0, name\n'
     '  from absl import flags\n'
     '  flags.FLAGS.remove_flag_values(list(flags.FLAGS))\n'
-    '  print("#", name, {"jax", "tensorflow"} & set(sys.modules))\n'
+    '  print("#", name, set(sys.modules)\n'
+    '    & {"jax", "matplotlib", "scipy", "tensorflow"})\n'
   )
   names = [name for name in COMMANDS if '.' not in name and '__' not in name]
   names = list(filter(is_command, names))

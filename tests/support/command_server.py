@@ -33,8 +33,8 @@ def import_all() -> None:
   """Imports every module of the package that is no command."""
   import t5x_variants
 
-  sys.path.insert(0, str(TOOLS))
-  names = ['matplotlib.figure', 'figures', 'scipy.stats']
+  sys.path[:0] = [str(TOOLS), str(TOOLS / 'kernels')]
+  names = ['matplotlib.figure']
   for module in pkgutil.walk_packages(t5x_variants.__path__, 't5x_variants.'):
     spec = module.module_finder.find_spec(module.name)
     source = pathlib.Path(spec.origin).read_text(encoding='utf-8')
