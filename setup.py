@@ -68,8 +68,10 @@ setup(
     # the libtpu that it goes with.
     'tpu': ['jax[tpu]>=0.7'],
     'test': [
+      'beartype>=0.20',
       'hypothesis>=6.100',
       'matplotlib>=3.8',
+      'mypy>=1.15',
       'psutil>=5.9',
       'pytest>=8',
       'pytest-timeout>=2.3',

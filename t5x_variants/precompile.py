@@ -50,7 +50,7 @@ def main() -> None:
   workshop = compiling.Workshop(plan, devices)
   heads = report.heads(of, workshop)
   print('\n'.join(report.head_lines(heads)), flush=True)
-  if plan.model_axis_size is None and workshop.plan.model_axis_size > 1:
+  if plan.model_axis_size is None and workshop.plan.model_axis_size != 1:
     print(
       f'note: a batch of {plan.batch_size} rows needs MODEL_AXIS_SIZE='
       f'{workshop.plan.model_axis_size} here; give it to training too.'

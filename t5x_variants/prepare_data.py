@@ -21,6 +21,7 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
 import gin
 from absl import flags
@@ -176,7 +177,7 @@ def _write(work, missing, arguments) -> None:
   from t5x_variants.data.prepared import writer
 
   # A process costs seconds to start: not for two files.
-  workers = FLAGS.workers or min(os.cpu_count(), len(missing) // 2)
+  workers = FLAGS.workers or min(os.cpu_count() or 1, len(missing) // 2)
   workers = min(workers, len(missing))
   progress = _Progress(len(missing), len(work.work()))
   if workers <= 1:
@@ -244,7 +245,7 @@ class _Progress:
     )
 
 
-_worker = {}
+_worker: dict[str, Any] = {}
 
 
 def _start_worker(arguments, counter) -> None:
@@ -256,8 +257,9 @@ def _start_worker(arguments, counter) -> None:
 
 
 def _die_with_parent() -> None:
-  multiprocessing.parent_process().join()
-  os._exit(1)
+  if parent := multiprocessing.parent_process():
+    parent.join()
+    os._exit(1)
 
 
 def _write_in_worker(split: str, index: int) -> None:

@@ -95,7 +95,7 @@ def read_params(
 
 def observe(
   model: network.Transformer,
-  params: Mapping[str, object],
+  params: Mapping,
   batches: list[Mapping[str, np.ndarray]],
 ) -> list[Layer]:
   """Applies the model and notes every layer's pre-activations."""
@@ -116,7 +116,7 @@ def observe(
 
   each = [jax.device_get(preactivations(batch)) for batch in batches]
   if model.config.scan_layers:
-    params = network.unstack_layers(params)
+    params = network.unstack_layers(dict(params))
     each = [network.unstack_layers(seen) for seen in each]
   config, layers = model.config, []
   for stack, count, tokens in (

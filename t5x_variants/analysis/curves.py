@@ -228,7 +228,7 @@ def summary(groups: Groups, split: str) -> str:
     loss = f'{found.mean[-1]:.4f}'
     if len(members) > 1:
       loss += f' +- {found.deviation[-1]:.4f}'
-    sizes = {layout.parameters(m.folder) for m in members} - {None}
+    sizes = {layout.parameters(m.folder) for m in members}
     rate = np.mean(
       [np.median([r['tokens_per_second'] for r in m.train]) for m in members]
     )
@@ -236,7 +236,7 @@ def summary(groups: Groups, split: str) -> str:
       label,
       ', '.join(m.settings.get('RANDOM_SEED', '?') for m in members),
       f'{found.steps[-1]:,}',
-      ' / '.join(f'{size:,}' for size in sorted(sizes)) or '?',
+      ' / '.join(f'{size:,}' for size in sorted(filter(None, sizes))) or '?',
       loss,
       f'{rate:,.0f}',
     )

@@ -115,7 +115,8 @@ def plan(sweep: Sweep, gin_folder: pathlib.Path) -> list[Run]:
       'The sweep has nothing to run: name at least one variant and one stage.'
     )
   files = {name: _file(gin_folder, 'variants', name) for name in sweep.variants}
-  found, stages = [], {}
+  found = []
+  stages: dict[str, Stage] = {}
   for stage in sweep.stages:
     if not _NAME.fullmatch(stage.name) or stage.name in stages:
       raise errors.UserError(

@@ -163,7 +163,7 @@ def gather(
     first, *rest = [gather(found, Column(k, k)) for k in column.mean_of]
     return {
       row: {
-        seed: np.mean([value, *(part[row][seed] for part in rest)])
+        seed: float(np.mean([value, *(part[row][seed] for part in rest)]))
         for seed, value in values.items()
         if all(seed in part.get(row, ()) for part in rest)
       }

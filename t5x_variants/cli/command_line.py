@@ -97,16 +97,16 @@ def _unknown_flag(name: str, arguments: Sequence[str]) -> str:
 
 def _wrong_value(text: str) -> str:
   """The sentence for absl's 'flag --NAME=VALUE: ...'."""
-  name, value = re.match('flag --([^=]+)=(.*?): ', text, re.DOTALL).groups()
+  name, value = re.findall('^flag --([^=]+)=(.*?): ', text, re.DOTALL)[0]
   flag = flags.FLAGS[name]
   allowed = 'true or false' if flag.boolean else flag.parser.syntactic_help
   allowed = re.sub(r'\binteger\b', 'whole number', allowed)
   return f'--{name} is {value!r}; it must be {allowed}.'
 
 
-def help_text(description: str) -> str:
+def help_text(description: str | None) -> str:
   """What --help prints: what a command does, and its flags."""
-  lines = [description.strip(), '', 'Flags:']
+  lines = [(description or '').strip(), '', 'Flags:']
   for flag in _own_flags():
     # absl adds how to repeat a flag, which ours say themselves.
     words = flag.help.partition(';\n')[0]

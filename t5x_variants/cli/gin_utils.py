@@ -177,7 +177,7 @@ def _not_found(path: str, error: str, search_paths: Sequence[str]) -> str:
     return '--gin_file= names no file: write --gin_file=FILE.'
   if any(
     os.path.isdir(os.path.join(folder, missing))
-    for folder in ('', *search_paths, gin_folder().parent)
+    for folder in ('', *search_paths, str(gin_folder().parent))
   ):
     what = f'{missing!r}{outer} is a folder and no gin file.'
   elif missing.count('.gin,'):

@@ -91,4 +91,6 @@ def mfu(
     A fraction; None where the table has no such device.
   """
   chip = chips.CHIPS.get(device_kind)
-  return chip and flops / (seconds * devices * chip.device_peak)
+  if chip is None:
+    return None
+  return flops / (seconds * devices * chip.device_peak)

@@ -73,7 +73,8 @@ def between(before: str, now: str) -> tuple[list[str], list[str]]:
   old, new = _bindings(before), _bindings(now)
   fixed = _reachable(new, ('train.model', 'train.train_dataset'))
   fixed |= _reachable(old, ('train.model', 'train.train_dataset'))
-  other_run, others = {}, {}
+  other_run: dict[str, str] = {}
+  others: dict[str, str] = {}
   for key in old.keys() & new.keys():
     was, is_now = old[key], new[key]
     if was.value == is_now.value or was.name in _IGNORED:

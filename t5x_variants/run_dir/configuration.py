@@ -79,7 +79,7 @@ class Configuration:
     saved = layout.resolved(
       layout.parsed(self._before or ''), 'checkpoints.CheckpointConfig.period'
     )
-    period = int(saved) if (saved or '').isdigit() else checkpoint_period
+    period = int(saved) if saved and saved.isdigit() else checkpoint_period
     # A save waits for the one before it: if the first one fails, on a full disk
     # for example, the run ends at the second one.
     if last > 2 * period:

@@ -107,10 +107,10 @@ def variant(bindings: Mapping[str, str]) -> str | None:
   if activation is None or gated not in ('True', 'False'):
     return None
   # 'swish', or a maker such as @rational.rational().
-  name = re.fullmatch(r'@?(?:[\w/]+\.)*(\w+)(?:\(\))?', activation.strip('\'"'))
-  if name is None:
+  own = re.fullmatch(r'@?(?:[\w/]+\.)*(\w+)(?:\(\))?', activation.strip('\'"'))
+  if own is None:
     return None
-  name = name[1]
+  name = own[1]
   if gated == 'True':
     return _GATED.get(name) or f'{_NAMES.get(name, name)} GLU'
   return _NAMES.get(name, name)

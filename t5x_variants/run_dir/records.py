@@ -5,6 +5,7 @@ in it once. Losses are in nats per target token.
 """
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -12,7 +13,8 @@ import pathlib
 import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 from t5x_variants import errors, logs
 from t5x_variants.run_dir import remote
@@ -41,7 +43,8 @@ class _Appended:
 
   def __init__(self, path: pathlib.Path):
     self._path = path
-    self._file, self._size = None, 0
+    self._file: io.FileIO | None = None
+    self._size = 0
     self._pending = b''
 
   def add(self, data: bytes) -> OSError | None:
@@ -109,7 +112,7 @@ class RunWriter:
     first_written = first_step + 1 if first_step else 0
     try:
       # The records that tell when the run began and how long its steps took.
-      self.earlier = _drop_from(self._path, first_written)
+      self.earlier: Sequence[Mapping] = _drop_from(self._path, first_written)
     except OSError as error:
       raise self._unwritable(error) from error
     self._records = _Appended(self._path)
@@ -450,10 +453,25 @@ def progress_line(
   return '  '.join([*line, f'{clock} left'])
 
 
+class Writer(Protocol):
+  """What takes the records of a run: a `RunWriter`, or a `NoWriter`."""
+
+  earlier: Sequence[Mapping]
+
+  def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """Writes one record."""
+
+  def write_text(self, name: str, text: str) -> None:
+    """Writes a text for TensorBoard."""
+
+  def flush(self) -> None:
+    """Writes what is pending, or raises."""
+
+
 class NoWriter(contextlib.nullcontext):
   """In place of a `RunWriter` on all hosts but the first."""
 
-  earlier = ()
+  earlier: Sequence[Mapping] = ()
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
     """Does nothing."""

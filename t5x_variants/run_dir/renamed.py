@@ -91,7 +91,9 @@ def updated(text: str) -> str:
     text: a gin file with one binding a line, as gin writes config.gin. A file
       that names nothing of earlier versions is returned as it is.
   """
-  functions = {}  # Those that need a link, and the scope of a binding of each.
+  functions: dict[
+    str, str
+  ] = {}  # Those that need a link, and the scope of a binding of each.
 
   def rename(match: re.Match) -> str:
     scope, name, value = match.groups()

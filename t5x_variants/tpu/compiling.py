@@ -273,6 +273,7 @@ def with_mesh(plan: Plan, devices: int) -> Plan:
 
 def mesh_for(plan: Plan, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
   """The mesh of a plan whose model axis is known; the batch must divide."""
+  assert plan.model_axis_size is not None
   mesh = partitioning.make_mesh(
     plan.model_axis_size, plan.data_axis_size, devices
   )

@@ -19,6 +19,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from t5x_variants import chips, errors
 from t5x_variants.tpu import compiling
@@ -57,6 +58,7 @@ def estimate(plan: compiling.Plan, sizes: compiling.Sizes, data: int) -> Memory:
     data: the mesh's data axis.
   """
   ways = plan.model_axis_size
+  assert ways is not None
   parts = plan.num_microbatches
   encoder, decoder, logits = _activations(plan, data)
   config = plan.model.config
@@ -181,9 +183,10 @@ def cure(workshop: compiling.Workshop, needed: int | None = None):
   low = (needed or 0) / estimate_of(workshop).total
   room = chip.usable / (MARGIN * max(1.0, low))
   # The state's part on a device follows from these two alone.
-  known = {}
+  known: dict[tuple, compiling.Sizes | None] = {}
   for plan, flags in _changes(workshop.plan):
     layout = plan.model_axis_size, plan.parameter_partitioning_dims
+    assert plan.model_axis_size is not None
     data = workshop.mesh.size // plan.model_axis_size
     if not data or plan.batch_size % (data * plan.num_microbatches):
       continue
@@ -192,9 +195,9 @@ def cure(workshop: compiling.Workshop, needed: int | None = None):
         known[layout] = workshop.sizes(plan)
       except errors.UserError:
         known[layout] = None  # It does not divide.
-    if known[layout] is None:
+    if (sizes := known[layout]) is None:
       continue
-    memory = estimate(plan, known[layout], data)
+    memory = estimate(plan, sizes, data)
     if memory.total <= room:
       return Cure(flags, plan, memory)
   return None
@@ -218,7 +221,7 @@ def _changes(plan) -> Iterator[tuple[compiling.Plan, tuple[str, ...]]]:
     if price:
       found.append((price, policy, part, way, dim))
   for _, policy, part, way, dim in sorted(found):
-    changed = {}
+    changed: dict[str, Any] = {}
     if policy != config.remat_policy:
       changed['REMAT_POLICY'] = policy
     if part > 1:

@@ -69,7 +69,7 @@ class Evaluator:
       tasks: decodes the split's examples for the metrics of tasks.
     """
     self._eval_step = programs.eval_step(model, num_microbatches)
-    self._compiled = None
+    self._compiled: jax.stages.Compiled | None = None
     self._batches = batches
     self._mesh = mesh
     self._tasks = tasks

@@ -288,6 +288,7 @@ def _test(
   """Writes the best checkpoint's 'test' record, unless there is one."""
   saved.wait()
   step = best.best_step or saved.latest_step()
+  assert step is not None  # Waited for above.
   if any(record['step'] == step for record in records.read(folder, 'test')):
     return
   values = test(saved.restore_step(step, abstract).params)

@@ -42,13 +42,13 @@ class Loop:
   evaluation_period: int
   checkpoint_period: int
   mesh: jax.sharding.Mesh
-  train_step: Callable
+  train_step: jax.stages.Wrapped
   random_key: np.ndarray  # jax.random.key_data, see `make_train_step`.
   evaluate: evaluator.Evaluator
   learning_rate: optax.Schedule
   batches: data_config.Batches
   saved: checkpoints.Checkpoints
-  writer: records.RunWriter
+  writer: records.Writer
   meter: throughput.Meter
   trace: profiling.StepTrace
   selection: selection.Selection
@@ -252,7 +252,7 @@ def not_finite(state: train_state.TrainState) -> Int[Array, '']:
     for leaf in jax.tree.leaves((state.params, state.opt_state))
     if jnp.issubdtype(leaf.dtype, jnp.floating)
   ]
-  return sum(~jnp.all(jnp.isfinite(leaf)) for leaf in arrays)
+  return sum((~jnp.all(jnp.isfinite(x)) for x in arrays), start=jnp.int32(0))
 
 
 def return_free_memory() -> None:

@@ -238,7 +238,7 @@ def _scales_logits(theirs: Mapping) -> bool:
   mt5 = theirs.get('model_type') == 'mt5'
   tied = _value(theirs, 'tie_word_embeddings', bool, not mt5)
   version = _value(theirs, 'transformers_version', str, '5')
-  if mt5 and int(re.match(r'\d{0,4}', version)[0] or 5) >= 5:
+  if mt5 and int(re.findall(r'^\d{0,4}', version)[0] or 5) >= 5:
     return False
   return _value(theirs, 'scale_decoder_outputs', bool, tied)
 

@@ -34,8 +34,8 @@ def open_tensors(
   """
   single = files.plain_file(folder, WEIGHTS)
   index = files.plain_file(folder, _INDEX)
-  if single or index:
-    found = [single] if single else _indexed(folder, index)
+  found = [single] if single else _indexed(folder, index) if index else None
+  if found is not None:
     shapes = {}
     for file in found:
       for name, shape in _header(file).items():

@@ -180,7 +180,7 @@ def test_what_is_no_run_or_damaged_does_not_stop_the_others(
     assert any(f'{tmp_path / name} is damaged: ' in line for line in notes)
   assert any(f'{tmp_path}/bad/config.gin cannot be read' in x for x in notes)
   assert len(notes) == len(damages) + 2
-  with pytest.raises(errors.UserError, match='list is damaged.*no record'):
+  with pytest.raises(errors.UserError, match=r'list is damaged.*no record'):
     plot(tmp_path / 'list')
 
 

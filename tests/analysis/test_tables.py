@@ -113,7 +113,7 @@ def test_a_baseline_by_file_name_and_fewer_pairs_than_runs(sweep):
   assert len(table['SwiGLU'][1]) == 1
   assert table['ReLU'][1][1].startswith('-5.33 [')
   assert table['ReLU'][1][1].endswith('(n 3)')
-  with pytest.raises(errors.UserError, match='baseline=geglu.*SwiGLU'):
+  with pytest.raises(errors.UserError, match=r'baseline=geglu.*SwiGLU'):
     report(sweep, baseline='geglu')
 
 
@@ -233,7 +233,7 @@ def test_a_folder_without_a_run_is_left_out(sweep, tmp_path, capsys):
 
 def test_bad_input_is_refused(sweep, tmp_path):
   (tmp_path / 'empty').mkdir()
-  with pytest.raises(errors.UserError, match='no run directory, .*empty'):
+  with pytest.raises(errors.UserError, match=r'no run directory, .*empty'):
     report(tmp_path / 'empty')
   with pytest.raises(errors.UserError, match='none; choose of glu_1'):
     report(sweep, papers=['glu_9'])

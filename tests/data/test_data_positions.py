@@ -284,6 +284,13 @@ def test_a_setting_of_the_wrong_kind_is_refused(option, words):
     config.DatasetConfig('x', LENGTHS, 'train', **({'batch_size': 8} | option))
 
 
+@pytest.mark.parametrize('read', ['open', 'examples'])
+def test_no_task_and_no_prepared_data_is_refused(read):
+  dataset = config.DatasetConfig(None, LENGTHS, 'train', 8)
+  with pytest.raises(UserError, match='MIXTURE_OR_TASK_NAME is None'):
+    getattr(dataset, read)()
+
+
 def register(
   name, splits, vocabulary=None, features=('inputs', 'targets'), texts='ab'
 ):

@@ -195,6 +195,16 @@ def test_an_epoch_holds_every_chunk_once_and_no_two_are_alike(folder, task):
 
 
 @pytest.mark.parametrize('pack', [True, False])
+def test_padding_is_a_batch_without_tokens(folder, pack):
+  batches = dataset(folder, pack=pack).open()
+  batch, nothing = next(batches), batches.padding()
+  assert nothing.keys() == batch.keys()
+  for name, value in nothing.items():
+    assert value.shape == batch[name].shape and not value.any()
+    assert value.dtype == batch[name].dtype
+
+
+@pytest.mark.parametrize('pack', [True, False])
 def test_features_are_those_of_the_seqio_path(folder, task, pack):
   """The same examples through seqio's own converter give the same rows."""
   options = {'num_epochs': 1, 'shuffle': False}

@@ -95,7 +95,7 @@ def configure(
   )
   given = positions.feature_lengths(task_feature_lengths)
   lengths = {name: given[name] for name in ('inputs', 'targets')}
-  length = noise.chunk_length(*lengths.values(), density, mean)
+  length = noise.chunk_length(given['inputs'], given['targets'], density, mean)
   vocabulary = task.output_features['targets'].vocabulary
   corruption.check_sentinels(vocabulary, length, density, mean)
   info = prepared_info.Info(
@@ -212,7 +212,8 @@ def begin(work: Preparation) -> list[tuple[str, int]] | None:
     UserError: the folder holds another set, or cannot be written.
   """
   if tf.io.gfile.exists(work.path(prepared_set.INFO)):
-    return _finished_before(work)
+    _finished_before(work)
+    return None
   plan = dataclasses.asdict(dataclasses.replace(work.info, libraries={})) | {
     'shards': work.shards
   }
@@ -255,7 +256,7 @@ def _finished_before(work: Preparation) -> None:
       f' version ({error}): give another --output, or remove the folder.'
     ) from error
   wanted = work.info.fields()
-  same = {'splits': {}, 'libraries': {}}
+  same: dict = {'splits': {}, 'libraries': {}}
   if found | same != wanted | same:
     raise UserError(
       f'The folder {work.output} holds another set'
