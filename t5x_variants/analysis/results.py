@@ -51,7 +51,8 @@ def find(paths: Sequence[str]) -> list[pathlib.Path]:
     errors.UserError: there is none. Of several folders, one without a run is
       left out with a note.
   """
-  found, empty = {}, []
+  found: dict[pathlib.Path, pathlib.Path] = {}
+  empty = []
   for path in paths:
     below = sorted(f.parent for f in pathlib.Path(path).rglob('metrics.jsonl'))
     found |= {folder.resolve(): folder for folder in below}
