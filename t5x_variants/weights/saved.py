@@ -48,7 +48,7 @@ def open_checkpoint(path: str | os.PathLike) -> source.Source:
       run = folder
       step, folder = layout.newest_checkpoint(run)
     else:
-      raise kinds.mistaken(path, kinds.OURS)
+      raise kinds.not_ours(path)
   # It says which variant the weights are of.
   with files.reading(run / 'config.gin'):
     variant = variant_of(layout.settings(run))

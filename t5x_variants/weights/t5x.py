@@ -83,7 +83,7 @@ def _newest(folder: pathlib.Path, given: str) -> pathlib.Path:
     return folder
   steps = [child for child in folder.glob('checkpoint_*') if _is_step(child)]
   if not steps:
-    raise kinds.mistaken(given, kinds.T5X)
+    raise kinds.missing(given, kinds.T5X)
   newest = max(steps, key=lambda child: _step_of(child.name))
   if len(steps) > 1:
     _log.info('Taking %s, the newest of %d.', newest, len(steps))

@@ -136,7 +136,7 @@ def fill(world: World) -> None:
   world.made(slips.train(*run))
   world.made(slips.prepare('--output=prepared', '--workers=1'))
   world.made(['export_hf', '--run=runs/relu', '--output=hf'])
-  world.made(slips.import_hf('--checkpoint=hf', '--output=imported'))
+  world.made(slips.import_weights('--checkpoint=hf', '--output=imported'))
   break_copies(folder)
 
 

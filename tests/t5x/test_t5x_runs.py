@@ -384,7 +384,7 @@ def test_a_task_of_one_s_own(script, launch, tmp_path):
 
 
 def test_t5x_trains_on_where_our_trainer_stopped(pairs, launch, tmp_path):
-  """By export_t5x; and import_t5x reads back what t5x was given."""
+  """By export_t5x; and `weights.t5x` reads back what t5x was given."""
   run, out, tuned = (tmp_path / name for name in ('run', 'out', 'tuned'))
   launch(
     't5x_variants.train',
