@@ -25,9 +25,9 @@ import optax
 from flax import traverse_util
 from jaxtyping import Array, Float
 
-from t5x_variants import activations, errors
+from t5x_variants import activations, errors, paths
 from t5x_variants.model import mlp
-from t5x_variants.run_dir import layout, remote
+from t5x_variants.run_dir import layout
 
 FACTORS = ('row', 'column', 'batch', 'none')
 # Settings of a model that change neither what it computes when evaluated nor
@@ -214,7 +214,7 @@ def model_dir(path: str) -> str:
   from t5x import gin_utils
 
   check_same_run(path, layout.parsed(gin_utils.get_gin_config_str()))
-  return str(remote.folder(path))
+  return str(paths.folder(path))
 
 
 def check_same_run(model_dir: str, now: Mapping[str, str]) -> None:
@@ -253,7 +253,7 @@ def checkpoint(path: str, partial: bool = False) -> str:
   """
   if not isinstance(path, str):
     return path
-  folder = remote.folder(path)
+  folder = paths.folder(path)
   if partial:
     return str(folder)
   from t5x import gin_utils
@@ -285,7 +285,7 @@ def summarize_config(
   """
   from t5x import gin_utils
 
-  file = remote.folder(model_dir) / 'config.gin'
+  file = paths.folder(model_dir) / 'config.gin'
   if jax.process_index() == 0 and file.exists():
     if total_steps is not None and step >= total_steps:
       return
@@ -299,7 +299,7 @@ def _changed(
   run: str | os.PathLike, now: Mapping[str, str], roots: Sequence[str]
 ) -> str:
   """How the values that `roots` depend on differ from a run's config.gin."""
-  file = remote.folder(run) / 'config.gin'
+  file = paths.folder(run) / 'config.gin'
   if not file.exists():
     return ''
   before = layout.parsed(file.read_bytes().decode('utf-8', 'replace'))

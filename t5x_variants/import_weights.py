@@ -20,7 +20,6 @@ starts from it by --gin.INITIAL_CHECKPOINT_PATH, and export_hf takes it as
 Public checkpoints of t5x are below gs://t5-data/pretrained_models/t5x.
 """
 
-import sys
 import time
 
 from absl import flags
@@ -72,12 +71,11 @@ def main() -> None:
     return
   params = fit.exact(found, shapes, _CURE)
   saved.write(output, found.step, params, config)
-  print(
+  logs.say(
     f'{parameters.count(shapes):,} parameters of {found.where} (step '
     f'{found.step}) written to {output} after '
     f'{time.perf_counter() - begun:.1f} s. Start a run from them with '
-    f'--gin.INITIAL_CHECKPOINT_PATH="\'{output}\'".',
-    file=sys.stderr,
+    f'--gin.INITIAL_CHECKPOINT_PATH="\'{output}\'".'
   )
 
 

@@ -73,7 +73,7 @@ def save(drawn, path: pathlib.Path) -> None:
     drawn.savefig(path, dpi=200)
   except OSError as error:
     raise errors.UserError(
-      f'{path} cannot be written: {error.strerror}.'
+      f'{path} cannot be written: {errors.reason(error)}.'
     ) from error
   print(f'wrote {path}', file=sys.stderr)
 

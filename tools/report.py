@@ -438,7 +438,7 @@ def write(path: str, text: str) -> None:
     pathlib.Path(path).write_text(text, encoding='utf-8')
   except OSError as error:
     raise errors.UserError(
-      f'{path} cannot be written: {error.strerror}.'
+      f'{path} cannot be written: {errors.reason(error)}.'
     ) from error
 
 

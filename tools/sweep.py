@@ -224,8 +224,8 @@ def _check_writable(folder: str) -> None:
     (pathlib.Path(folder) / '.writable').unlink()
   except OSError as error:
     raise errors.UserError(
-      f'SWEEP_DIR {folder} cannot be written to: {error.strerror}. Choose a '
-      'folder you may write to.'
+      f'SWEEP_DIR {folder} cannot be written to: {errors.reason(error)}. '
+      'Choose a folder you may write to.'
     ) from error
 
 

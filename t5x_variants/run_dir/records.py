@@ -14,7 +14,7 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 
-from t5x_variants import errors, logs
+from t5x_variants import errors, logs, paths
 from t5x_variants.run_dir import remote
 
 _log = logging.getLogger('t5x_variants')
@@ -100,8 +100,8 @@ class RunWriter:
     Raises:
       errors.UserError: the files cannot be written.
     """
-    folder, self._mirror = remote.folder(model_dir), None
-    if remote.is_remote(model_dir):
+    folder, self._mirror = paths.folder(model_dir), None
+    if paths.is_remote(model_dir):
       self._mirror = remote.Mirror(folder)
       self._mirror.fetch('metrics.jsonl')
       folder = self._mirror.local
@@ -339,7 +339,7 @@ def read(run: str | os.PathLike, split: str | None = None) -> list[dict]:
   Raises:
     errors.UserError: the folder has no metrics.jsonl, or it cannot be read.
   """
-  path = remote.folder(run) / 'metrics.jsonl'
+  path = paths.folder(run) / 'metrics.jsonl'
   if not path.exists():
     raise errors.UserError(
       f'{run} is no run directory: it has no metrics.jsonl.'
@@ -365,7 +365,7 @@ def read(run: str | os.PathLike, split: str | None = None) -> list[dict]:
 
 def last_step(run: str | os.PathLike) -> int | None:
   """The step of a run's last record; None without one."""
-  path = remote.folder(run) / 'metrics.jsonl'
+  path = paths.folder(run) / 'metrics.jsonl'
   if not path.exists():
     return None
   with path.open('rb') as file:
@@ -377,7 +377,7 @@ def last_step(run: str | os.PathLike) -> int | None:
 
 def evaluations(run: str | os.PathLike, until: int) -> list[dict]:
   """The 'eval' records of a run up to a step, of none if it is new."""
-  if not (remote.folder(run) / 'metrics.jsonl').exists():
+  if not (paths.folder(run) / 'metrics.jsonl').exists():
     return []
   return [r for r in read(run, 'eval') if r['step'] <= until]
 

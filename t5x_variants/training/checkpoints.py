@@ -20,8 +20,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from t5x_variants import errors
-from t5x_variants.run_dir import checksums, remote
+from t5x_variants import errors, paths
+from t5x_variants.run_dir import checksums
 from t5x_variants.weights import source
 
 _log = logging.getLogger('t5x_variants')
@@ -71,7 +71,7 @@ class ChecksumsHandler(ocp.CheckpointHandler):
     Orbax finalizes the items in the order in which the manager names them, on
     one process, before it gives the step its name.
     """
-    if remote.is_remote(directory):
+    if paths.is_remote(directory):
       return  # Cloud storage checks its objects itself.
     item = pathlib.Path(directory)
     # What stands beside the items is orbax's own, and may still change.

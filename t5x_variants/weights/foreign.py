@@ -1,10 +1,8 @@
 """Weights that another program wrote, whichever program that was."""
 
-import os
-import pathlib
 from collections.abc import Mapping
 
-from t5x_variants import errors
+from t5x_variants import errors, paths
 from t5x_variants.model import network
 from t5x_variants.weights import (
   files,
@@ -31,9 +29,9 @@ def open_checkpoint(
     errors.UserError: the weights are of neither program, their files are
       damaged, or they say that they are of another function.
   """
-  if '://' in path:
+  if paths.is_remote(path):
     return t5x.open_checkpoint(path)
-  local = pathlib.Path(os.path.abspath(os.path.expanduser(path)))
+  local = paths.folder(path)
   with files.reading(path):
     kind = kinds.kind_of(local)
     folder = local.parent if local.is_file() else local

@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from t5x_variants import errors
+from t5x_variants import errors, paths
 from t5x_variants.weights import files
 
 OURS, T5X, HUGGING_FACE = 't5x_variants', 't5x', 'Hugging Face transformers'
@@ -45,7 +45,7 @@ def missing(path: str | os.PathLike, *wanted: str) -> errors.UserError:
 
 def not_ours(path: str | os.PathLike) -> errors.UserError:
   """The error of a path that holds no checkpoint of this package."""
-  local = pathlib.Path(os.path.abspath(os.path.expanduser(path)))
+  local = paths.folder(path)
   with files.reading(path):
     kind = kind_of(local)
     folder = local.parent if local.is_file() else local

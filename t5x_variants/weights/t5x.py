@@ -14,7 +14,6 @@ import dataclasses
 import logging
 import math
 import operator
-import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ import numpy as np
 import tensorstore
 from flax import serialization
 
-from t5x_variants import errors
+from t5x_variants import errors, paths
 from t5x_variants.weights import files, kinds, saved, source
 
 _log = logging.getLogger('t5x_variants')
@@ -45,13 +44,13 @@ def open_checkpoint(path: str) -> source.Source:
   """
   given = path
   path = path.rstrip('/').removesuffix(f'/{_FILE}')
-  if '://' in path and not path.startswith('gs://'):
+  if paths.is_remote(path) and not path.startswith('gs://'):
     raise errors.UserError(
       f'The path {path} is on storage that cannot be read; t5x checkpoints are '
       'read from local folders and from gs://.'
     )
   if not path.startswith('gs://'):
-    folder = pathlib.Path(os.path.abspath(os.path.expanduser(path)))
+    folder = paths.folder(path)
     with files.reading(folder):
       folder = _newest(folder, given)
     files.check_tree(folder)
@@ -119,7 +118,7 @@ def _tree(path: str, store: dict) -> Mapping:
     ) from error
   except ValueError as error:
     raise errors.UserError(
-      f'The file {path}/{_FILE} cannot be read: {_short(error)}.'
+      f'The file {path}/{_FILE} cannot be read: {errors.reason(error)}.'
     ) from error
   if found.state != 'value':
     raise errors.UserError(
@@ -132,7 +131,7 @@ def _tree(path: str, store: dict) -> Mapping:
     # Which exception damaged bytes end in depends on the bytes.
     raise errors.UserError(
       f'The file {path}/{_FILE} is truncated or is not a msgpack file '
-      f'({type(error).__name__}: {_short(error)}).'
+      f'({type(error).__name__}: {errors.reason(error)}).'
     ) from error
   version = content.get('version') if isinstance(content, Mapping) else None
   if version not in (2, 3):
@@ -225,7 +224,7 @@ class _Tensor:
     except ValueError as error:
       if isinstance(error, errors.UserError):
         raise
-      self._fail(_short(error), error)
+      self._fail(errors.reason(error), error)
 
   def _check_chunks(self, tensor) -> None:
     chunks = tensor.chunk_layout.read_chunk.shape
@@ -259,8 +258,3 @@ def _is_chunk(key: bytes, grid: list[int]) -> bool:
     part.isdigit() and int(part) < count
     for part, count in zip(parts, grid, strict=True)
   )
-
-
-def _short(error: Exception) -> str:
-  """A library's message without the specification behind it."""
-  return ' '.join(str(error).split(' [')[0].split())[:300]
