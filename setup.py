@@ -18,8 +18,10 @@ setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=find_packages(include=['t5x_variants', 't5x_variants.*'])
-  + ['t5x_variants.gin'],
+  packages=[
+    *find_packages(include=['t5x_variants', 't5x_variants.*']),
+    't5x_variants.gin',
+  ],
   package_dir={'t5x_variants.gin': 'gin'},
   package_data={
     't5x_variants': ['**/*.json'],
@@ -53,7 +55,7 @@ setup(
   extras_require={
     # Not for export_hf itself: to load what it wrote, and for its tests.
     'hf': ['torch>=2.6', 'transformers>=5'],
-    # The pictures: tools/plot_runs.py and tools/plot_activations.py.
+    # The pictures: python -m t5x_variants.plot.
     'plot': ['matplotlib>=3.8'],
     # What checkouts of google-research/t5x and its own need besides.
     't5x': [
@@ -66,8 +68,10 @@ setup(
     # the libtpu that it goes with.
     'tpu': ['jax[tpu]>=0.7'],
     'test': [
+      'beartype>=0.20',
       'hypothesis>=6.100',
       'matplotlib>=3.8',
+      'mypy>=1.15',
       'psutil>=5.9',
       'pytest>=8',
       'pytest-timeout>=2.3',

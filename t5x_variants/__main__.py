@@ -14,8 +14,8 @@ def commands() -> dict[str, str]:
   for path in sorted(pathlib.Path(__file__).parent.glob('[a-z]*.py')):
     text = path.read_text(encoding='utf-8')
     if "if __name__ == '__main__':" in text:
-      description = ast.get_docstring(ast.parse(text))
-      found[path.stem] = description.splitlines()[0]
+      description = ast.get_docstring(ast.parse(text)) or ''
+      found[path.stem] = description.partition('\n')[0]
   return found
 
 

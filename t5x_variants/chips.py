@@ -8,8 +8,10 @@ import dataclasses
 GIB, MIB = 2**30, 2**20
 # Chips along each axis, of slices as they are rented.
 _FLAT = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
-_CUBES = ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8')
-_CUBES += ('8x8x8', '8x8x16', '8x16x16')
+_CUBES = (
+  *('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8'),
+  *('8x8x8', '8x8x16', '8x16x16'),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ t5x is not on PyPI and never needed to import this module.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import optax
@@ -362,7 +363,7 @@ def _tile(size: int, bounds: Sequence[int]) -> tuple[int, int, int, int]:
   """Cuts `size` devices out of a slice of (x, y, z, cores) devices."""
   chips, cores = list(bounds[:3]), bounds[3]
   best = [1, 1, 1, cores if size > 1 else 1]
-  fitting = {1: tuple(best)} if size == 1 else {cores: tuple(best)}
+  fitting: dict[int, Any] = {1 if size == 1 else cores: tuple(best)}
   while True:
     room = [a for a in range(3) if chips[a] % (2 * best[a]) == 0]
     if not room:

@@ -19,6 +19,7 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 import gin
 from absl import flags
@@ -122,12 +123,12 @@ def _check_output(output: str) -> None:
   from t5x_variants.data.prepared import writer
 
   ours = {prepared_set.INFO, writer.PROGRESS}
-  if os.path.isdir(output) and not ours & set(names := os.listdir(output)):
-    if names:
-      raise errors.UserError(
-        f'--output={output} holds something else, such as {min(names)}: give a '
-        'new folder.'
-      )
+  names = set(os.listdir(output)) if os.path.isdir(output) else set()
+  if names and not ours & names:
+    raise errors.UserError(
+      f'--output={output} holds something else, such as {min(names)}: give a '
+      'new folder.'
+    )
 
 
 @contextlib.contextmanager
@@ -162,7 +163,7 @@ def _write(work, missing, arguments) -> None:
   from t5x_variants.data.prepared import writer
 
   # A process costs seconds to start: not for two files.
-  workers = FLAGS.workers or min(os.cpu_count(), len(missing) // 2)
+  workers = FLAGS.workers or min(os.cpu_count() or 1, len(missing) // 2)
   workers = min(workers, len(missing))
   progress = _Progress(len(missing), len(work.work()))
   if workers <= 1:
@@ -230,7 +231,7 @@ class _Progress:
     )
 
 
-_worker = {}
+_worker: dict[str, Any] = {}
 
 
 def _start_worker(arguments, counter) -> None:
@@ -242,8 +243,9 @@ def _start_worker(arguments, counter) -> None:
 
 
 def _die_with_parent() -> None:
-  multiprocessing.parent_process().join()
-  os._exit(1)
+  if parent := multiprocessing.parent_process():
+    parent.join()
+    os._exit(1)
 
 
 def _write_in_worker(split: str, index: int) -> None:

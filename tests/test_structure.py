@@ -20,9 +20,9 @@ FLOORS = [
   {'kernels', 'data/text'},
   {'model', 'data/tasks'},
   {'run_dir', 'data/benchmarks', 'data/prepared'},
-  {'for_t5x', 'weights', 'data', 'analysis'},
+  {'for_t5x', 'weights', 'data'},
   {'training', 'cli'},
-  {'inference', 'tpu'},
+  {'inference', 'tpu', 'analysis'},
 ]
 TENSORFLOW = {'tensorflow', 'seqio', 'tensorflow_datasets', 'tensorflow_text'}
 

@@ -103,7 +103,7 @@ def _run(arguments, streams, folder, file_size) -> None:
   for number, (path, mode) in enumerate(zip(streams, modes, strict=True)):
     os.dup2(os.open(path, mode, 0o666), number)
   # multiprocessing has closed the one that was there.
-  sys.stdin = open(0, encoding='utf-8')
+  sys.stdin = open(0, encoding='utf-8')  # noqa: SIM115 - it stays open.
   if file_size is not None:
     limit_files(file_size)
   os._exit(_status(arguments))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything CI runs: set-up, lint, format, tests.
+# Everything CI runs: set-up, lint, format, types, tests.
 #
 #   bash tools/test.sh                       all of the default suite
 #   bash tools/test.sh tests/model/test_mlp.py -x  what you name, with pytest's flags
@@ -33,5 +33,6 @@ if [ "${1:-}" = --torture ]; then
 fi
 "$VENV_PYTHON" -m ruff check .
 "$VENV_PYTHON" -m ruff format --check .
+"$VENV_PYTHON" -m mypy
 # Compiling, which most of the time goes into, keeps one core busy.
 exec "$VENV_PYTHON" -m pytest --numprocesses=2 --dist=worksteal "$@"

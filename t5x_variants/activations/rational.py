@@ -94,20 +94,20 @@ def rational(
     raise errors.UserError(
       f'unknown rational version {version!r}; allowed: {", ".join(VERSIONS)}'
     )
-  degrees = _checked_degrees(degrees)
+  m, n = _checked_degrees(degrees)
   if isinstance(coefficients, str):
-    vectors = initial(version, degrees, approximates, coefficients)
+    vectors = initial(version, (m, n), approximates, coefficients)
   else:
     vectors = _checked_vectors(coefficients)
     approximates, coefficients = 'given', 'given'
-  sizes = (degrees[0] + 1, degrees[1] + (version == 'C'))
+  sizes = (m + 1, n + (version == 'C'))
   if sizes != tuple(map(len, vectors)):
     raise errors.UserError(
-      f'rational version {version} of degrees {degrees} has {sizes[0]} '
+      f'rational version {version} of degrees {(m, n)} has {sizes[0]} '
       f'numerator and {sizes[1]} denominator coefficients, but was given '
       f'{len(vectors[0])} and {len(vectors[1])}'
     )
-  return _make(version, degrees, approximates, coefficients, vectors)
+  return _make(version, (m, n), approximates, coefficients, vectors)
 
 
 def initial(
@@ -173,19 +173,18 @@ def _identity(version, degrees):
   return numerator, (0.9, *denominator) if version == 'C' else denominator
 
 
-def _checked_degrees(degrees):
-  given = degrees
+def _checked_degrees(degrees) -> tuple[int, int]:
   try:
-    m, n = degrees = tuple(degrees)
+    m, n = tuple(degrees)
   except (TypeError, ValueError):
     m = n = None
   for degree in (m, n):
     if type(degree) is not int or degree < 0:
       raise errors.UserError(
-        f'rational degrees {given!r}: allowed is a pair (m, n) of whole '
+        f'rational degrees {degrees!r}: allowed is a pair (m, n) of whole '
         'numbers from 0 up, such as (5, 4)'
       )
-  return degrees
+  return m, n
 
 
 def _checked_vectors(coefficients):

@@ -3,7 +3,7 @@
 A stage is one kind of run, such as pretraining or fine-tuning; each of its
 runs is the README's four files (a model, a variant, data, what to do) and a
 seed. A later stage may start from the runs of an earlier one. Nothing is run
-here, and neither jax nor TensorFlow is imported: tools/sweep.py runs the list.
+here, and neither jax nor TensorFlow is imported: `scheduler` runs the list.
 """
 
 import dataclasses
@@ -115,7 +115,8 @@ def plan(sweep: Sweep, gin_folder: pathlib.Path) -> list[Run]:
       'The sweep has nothing to run: name at least one variant and one stage.'
     )
   files = {name: _file(gin_folder, 'variants', name) for name in sweep.variants}
-  found, stages = [], {}
+  found = []
+  stages: dict[str, Stage] = {}
   for stage in sweep.stages:
     if not _NAME.fullmatch(stage.name) or stage.name in stages:
       raise errors.UserError(

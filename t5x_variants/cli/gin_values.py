@@ -122,7 +122,7 @@ def bindings_below(
     `function` itself and of all functions that its values refer to.
   """
   known = defined()
-  bound = collections.defaultdict(list)
+  bound: dict = collections.defaultdict(list)
   for (_, selector), parameters in gin.config._CONFIG.items():
     bound[gin.config._REGISTRY.get_match(selector)] += parameters.items()
   waiting = [found for found in bound if found.wrapped is function]
@@ -144,7 +144,8 @@ def bindings_below(
 
 def mistakes(function: Callable) -> list[str]:
   """A sentence for each value below `function` that cannot be meant."""
-  known, found = defined(), {}
+  known = defined()
+  found: dict[str, None] = {}
   for configurable, parameter, value in bindings_below(function):
     name = f'{short(configurable.selector)}.{parameter}'
     kind = _annotation(configurable.wrapped, parameter)
@@ -238,7 +239,7 @@ def _mistakes_in(
 def _followed(value, known: Mapping[str, object]) -> tuple[str | None, object]:
   """The last macro of a chain of macros, and its value, if it has one."""
   last, seen = None, set()
-  while (macro := _macro_name(value)) in known and macro not in seen:
+  while (macro := _macro_name(value)) and macro in known and macro not in seen:
     seen.add(macro)
     last, value = macro, known[macro]
   return last, value
@@ -376,7 +377,7 @@ def _words(kind, name: str, *, several: bool = False) -> str:
 
 def _meant(value, kind, name: str) -> str:
   """What was probably meant, as the shell is given it; '' if unknown."""
-  guesses = [[value]]
+  guesses: list = [[value]]
   if isinstance(value, str):
     with contextlib.suppress(SyntaxError, ValueError):
       guesses.insert(0, ast.literal_eval(value.strip().capitalize()))

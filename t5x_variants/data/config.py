@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -51,6 +51,9 @@ class Batches(Protocol):
 
   def restore(self, directory: str | os.PathLike) -> None:
     """Goes to a position written by `save`; the next batch is the same."""
+
+  def padding(self) -> Mapping[str, np.ndarray]:
+    """A batch of padding alone, in place of one that this shard lacks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +103,10 @@ class DatasetConfig:
 
   def open(self, shard_index: int = 0, num_shards: int = 1) -> Batches:
     """Opens one of `num_shards` disjoint shares of the split."""
-    options = {
+    options: dict[str, Any] = {
+      'task_feature_lengths': self.task_feature_lengths,
+      'split': self.split,
+      'batch_size': self.batch_size,
       'shuffle': self.shuffle,
       'seed': self.seed,
       'pack': self.pack,
@@ -108,17 +114,24 @@ class DatasetConfig:
       'shard_index': shard_index,
       'num_shards': num_shards,
     }
-    task = self.mixture_or_task_name, self.task_feature_lengths
     if self.prepared is not None:
       from t5x_variants.data.prepared import reader as prepared
 
       return prepared.Batches(
-        self.prepared, *task, self.split, self.batch_size, **options
+        self.prepared, self.mixture_or_task_name, **options
       )
     # Imports TensorFlow: only where data is read.
     from t5x_variants.data import pipeline
 
-    return pipeline.Batches(*task, self.split, self.batch_size, **options)
+    return pipeline.Batches(self._task_name(), **options)
+
+  def _task_name(self) -> str:
+    if self.mixture_or_task_name is None:
+      raise errors.UserError(
+        'MIXTURE_OR_TASK_NAME is None; it must name a task, such as'
+        " 'embedded_span_corruption', where there is no prepared data."
+      )
+    return self.mixture_or_task_name
 
   def examples(self, count: int | None = None) -> list:
     """The split as `examples.Examples`, one for each task, to decode.
@@ -136,7 +149,7 @@ class DatasetConfig:
     from t5x_variants.data.tasks import examples
 
     return examples.open_split(
-      self.mixture_or_task_name,
+      self._task_name(),
       self.task_feature_lengths,
       self.split,
       self.seed,

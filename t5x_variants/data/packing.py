@@ -40,7 +40,8 @@ def pack(dataset: tf.data.Dataset, lengths) -> tf.data.Dataset:
     )
     kept = tf.cast(fits, tf.int32)
     segment = segment * kept + 1
-    new_row, new_used = {}, {}
+    new_row: dict = {}
+    new_used = {}
     for name, length in lengths.items():
       start, size = used[name] * kept, sizes[name]
       added = {

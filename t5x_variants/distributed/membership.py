@@ -48,25 +48,27 @@ class LastLine:
 
   def __init__(self):
     # In a session of its own, so that no signal to this process ends it too.
-    self._printer = subprocess.Popen(
+    printer = subprocess.Popen(
       [sys.executable, '-I', '-S', '-c', _PRINT_LAST_LINE],
       stdin=subprocess.PIPE,
       stdout=subprocess.DEVNULL,
       start_new_session=True,
       text=True,
     )
+    assert printer.stdin is not None
+    self._printer, self._input = printer, printer.stdin
 
   def set(self, sentence: str) -> None:
     """Replaces the line; '' prints nothing."""
     with contextlib.suppress(OSError):  # The printer was killed.
-      self._printer.stdin.write(sentence + '\n')
-      self._printer.stdin.flush()
+      self._input.write(sentence + '\n')
+      self._input.flush()
 
   def close(self) -> None:
     """Prints nothing, and ends the printer."""
     self.set('')
     with contextlib.suppress(OSError):
-      self._printer.stdin.close()
+      self._input.close()
     self._printer.wait()
 
 
@@ -78,13 +80,19 @@ def _end(last: LastLine, sentence: str, status: int) -> NoReturn:
 
 
 def join(
-  *address_count_index, timeout: float, silence: float
+  address: str | None = None,
+  count: int | None = None,
+  index: int | None = None,
+  *,
+  timeout: float,
+  silence: int,
 ) -> 'Member | None':
   """Initialises JAX's distributed runtime; ends the process if that fails.
 
   Args:
-    *address_count_index: HOST:PORT of process 0, the number of processes and
-      which one this is; none of them where JAX is to find them.
+    address: HOST:PORT of process 0; None: JAX is to find all three.
+    count: the number of processes.
+    index: which one this is.
     timeout: seconds to wait for all hosts.
     silence: seconds without a sign of life after which a host counts as dead.
 
@@ -110,7 +118,9 @@ def join(
     signal.signal(signal.SIGINT, signal.SIG_DFL)
   try:
     jax.distributed.initialize(
-      *address_count_index,
+      coordinator_address=address,
+      num_processes=count,
+      process_id=index,
       initialization_timeout=int(timeout) + _LATER,
       heartbeat_timeout_seconds=silence,
       shutdown_timeout_seconds=2 * silence,
@@ -160,6 +170,7 @@ class Member:
       silence: seconds without a sign of life after which JAX ends all others.
     """
     state = distributed.global_state
+    assert state.client is not None
     self._client, self._index = state.client, state.process_id
     self._others = set(range(state.num_processes)) - {self._index}
     self._last, self._silence = last, silence

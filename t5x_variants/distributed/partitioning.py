@@ -214,6 +214,7 @@ def _mesh_axes(
       f'{where}; there is no rule for {", ".join(map(repr, unruled))}: add '
       f'({unruled[0]!r}, None) to leave it whole, or name a mesh axis.'
     )
+  assert spec is not None  # It is only where `names` is None.
   return spec
 
 

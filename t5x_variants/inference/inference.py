@@ -178,11 +178,13 @@ def read_requests(path: str, mode: str = 'predict') -> list[Request]:
       f'INFER_INPUTS {path} cannot be read: {errors.reason(error)}.'
     ) from error
   is_json = path.endswith('.jsonl')
-  found = []
+  found: list[Request] = []
   for number, line in enumerate(lines, 1):
     try:
       text = line.decode('utf-8')
-      found.append(_request(json.loads(text), mode) if is_json else text)
+      found.append(
+        _request(json.loads(text), mode) if is_json else Request(text)
+      )
     except UnicodeDecodeError as error:
       raise errors.UserError(
         f'{path}, line {number} is no UTF-8 (byte {error.start + 1}): convert '
@@ -201,7 +203,7 @@ def read_requests(path: str, mode: str = 'predict') -> list[Request]:
     )
   if not found:
     raise errors.UserError(f'INFER_INPUTS {path} is empty: there is no input.')
-  return found if is_json else [Request(text) for text in found]
+  return found
 
 
 def _request(value, mode: str) -> Request:

@@ -66,7 +66,7 @@ class Spec(NamedTuple):
   interpret: Any = False
 
   @property
-  def count(self) -> int:
+  def num_coefficients(self) -> int:
     """The number of coefficients, K."""
     return sum(size for _, size in self.sizes)
 
@@ -122,7 +122,7 @@ def forward(spec: Spec, x, branches, wo, coefficients, before=(), dtype=None):
     ),
     interpret=spec.interpret,
     name=f'ffn_forward_{_label(spec)}',
-  )(x, branches, wo, before, *([coefficients] if spec.count else []))
+  )(x, branches, wo, before, *([coefficients] if spec.num_coefficients else []))
 
 
 def backward(
@@ -163,7 +163,11 @@ def backward(
 
   dbranches = tuple(zip(*(sums(*w.shape) for w in branches), strict=True))
   dwo = sums(*wo.shape)
-  dc = [sums(spec.count, _SUBLANES, tiling.LANES)] if spec.count else []
+  dc = (
+    [sums(spec.num_coefficients, _SUBLANES, tiling.LANES)]
+    if spec.num_coefficients
+    else []
+  )
   matrices = (1 + len(branches)) * d * f
   wide_scratch = functools.partial(pltpu.VMEM, (_slots(t, f), t.rows, t.width))
   number = len(branches)
@@ -212,15 +216,15 @@ def backward(
     tuple(kept),
     dy,
     before,
-    *([coefficients] if spec.count else []),
+    *([coefficients] if spec.num_coefficients else []),
   )
-  dc = dc[0].sum((0, 2, 3)) if dc else jnp.zeros((0,), jnp.float32)
-  return dx, tuple(w.sum(0) for w in dbranches), dwo.sum(0), dc
+  vector = dc[0].sum((0, 2, 3)) if dc else jnp.zeros((0,), jnp.float32)
+  return dx, tuple(w.sum(0) for w in dbranches), dwo.sum(0), vector
 
 
 def _forward_kernel(spec, x_ref, w_refs, wo_ref, before_refs, *refs):
-  c_ref = refs[0] if spec.count else None
-  y_ref, kept_refs, sum_ref, z_refs, h_ref = refs[bool(spec.count) :]
+  c_ref = refs[0] if spec.num_coefficients else None
+  y_ref, kept_refs, sum_ref, z_refs, h_ref = refs[bool(spec.num_coefficients) :]
   x = x_ref[...]
   _start(sum_ref, before_refs)
   for j, columns, slot, own in _blocks(spec.tiles, wo_ref.shape[0]):
@@ -240,14 +244,18 @@ def _forward_kernel(spec, x_ref, w_refs, wo_ref, before_refs, *refs):
 def _backward_kernel(
   spec, x_ref, w_refs, wo_ref, kept_refs, dy_ref, before_refs, *refs
 ):
-  c_ref = refs[0] if spec.count else None
-  dx_ref, dw_refs, dwo_ref, *refs = refs[bool(spec.count) :]
-  dc_ref = refs.pop(0) if spec.count else None
-  sum_ref, z_refs, dh_ref, h_ref, dz_refs = refs
+  c_ref = refs[0] if spec.num_coefficients else None
+  dx_ref, dw_refs, dwo_ref, *rest = refs[bool(spec.num_coefficients) :]
+  dc_ref: Any = rest.pop(0) if spec.num_coefficients else None
+  sum_ref, z_refs, dh_ref, h_ref, dz_refs = rest
 
   @pl.when(pl.program_id(1) == 0)
   def _():
-    for ref in (*dw_refs, dwo_ref, *([dc_ref] if spec.count else [])):
+    for ref in (
+      *dw_refs,
+      dwo_ref,
+      *([dc_ref] if spec.num_coefficients else []),
+    ):
       ref[...] = jnp.zeros(ref.shape, ref.dtype)
 
   x, dy = x_ref[...], dy_ref[...]
@@ -256,7 +264,7 @@ def _backward_kernel(
     for w_ref, z_ref in zip(w_refs, z_refs, strict=False):
       z_ref[own] = _dot(x, w_ref[:, columns], _NN)
     dh_ref[own] = _dot(dy, wo_ref[columns, :], _NT)
-    totals = [0.0] * spec.count
+    totals = [0.0] * spec.num_coefficients
     for rows, lanes in _chunks(spec.tiles, columns.size):
       if kept_refs:
         begin = columns.start + lanes.start
@@ -365,7 +373,7 @@ def _once(spec):
 
 
 def _scalars(spec):
-  if not spec.count:
+  if not spec.num_coefficients:
     return ()
   return (pl.BlockSpec(memory_space=pltpu.SMEM),)
 

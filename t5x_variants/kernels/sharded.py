@@ -192,7 +192,7 @@ def _mapped(block, local, in_specs, out_specs):
   )
 
 
-def _local(block, x, f):
+def _local(block, x, f) -> tuple[int, int, int]:
   """Tokens, D and F on one device."""
   tokens, d = x.size // x.shape[-1], x.shape[-1]
   if block.mesh is not None:
@@ -261,26 +261,29 @@ def _operands(spec, x, branches, wo, coefficients):
 
 
 def _local_forward(block, x, branches, wo, coefficients):
-  tokens, d, f = x.size // x.shape[-1], *branches[0].shape
+  tokens, (d, f) = x.size // x.shape[-1], branches[0].shape
   spec = _spec(block, tokens, d, f, x.dtype, coefficients)
   rows, *weights, vector = _operands(spec, x, branches, wo, coefficients)
-  y, kept = (), []
+  y: tuple = ()
+  kept: list = []
   for last, branches, wo in _parts(spec, *weights):
     dtype = x.dtype if last else jnp.float32
     y, zs = pallas_tpu.forward(spec, rows, branches, wo, vector, y, dtype)
     kept += zs
     y = (y,)
-  kept = tuple(z[:tokens, :f].reshape(*x.shape[:-1], -1) for z in kept)
-  return y[0][:tokens, :d].reshape(x.shape), kept
+  zs = tuple(z[:tokens, :f].reshape(*x.shape[:-1], -1) for z in kept)
+  return y[0][:tokens, :d].reshape(x.shape), zs
 
 
 def _local_backward(block, x, branches, wo, coefficients, kept, dy):
-  tokens, d, f = x.size // x.shape[-1], *branches[0].shape
+  tokens, (d, f) = x.size // x.shape[-1], branches[0].shape
   spec = _spec(block, tokens, d, f, x.dtype, coefficients)
   rows, *weights, vector = _operands(spec, x, branches, wo, coefficients)
   dy = _rows(spec, dy, (_ZEROS, _ZEROS))
   kept = (_rows(spec, z, (_EDGE, _EDGE)) for z in kept)
-  dx, dbranches, dwos, dvector = (), [], [], 0.0
+  dx: tuple = ()
+  dbranches, dwos = [], []
+  dvector: Any = 0.0
   for last, branches, wo in _parts(spec, *weights):
     zs = tuple(itertools.islice(kept, len(branches)))
     dx, *dweights, dc = pallas_tpu.backward(

@@ -55,7 +55,7 @@ def log_probabilities(
   Returns:
     float32 sums over the targets' tokens.
   """
-  logits = module.apply(
+  logits: Any = module.apply(
     {'params': params},
     inputs,
     jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1],
@@ -350,7 +350,9 @@ def _best_first(tokens, log_prob) -> Decodes:
   return _chosen(tokens, order), _chosen(log_prob, order)
 
 
-def _merged(beams: _Beams, tokens, log_prob, score):
+def _merged(
+  beams: _Beams, tokens, log_prob, score
+) -> tuple[Array, Array, Array]:
   """The N best of what has ended and these; tokens, log_prob, score."""
   score = jnp.concatenate([beams.ended_score, score], axis=1)
   score, order = lax.top_k(score, beams.ended_score.shape[1])

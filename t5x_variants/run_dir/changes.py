@@ -18,8 +18,8 @@ from t5x_variants.run_dir import layout
 FREE = {
   'T5Config.dropout_rate',
   'T5Config.dtype',
-  'T5Config.ffn_implementation',
-  'T5Config.ffn_save',
+  'FeedForwardConfig.implementation',
+  'FeedForwardConfig.save',
   'T5Config.float32_attention_logits',
   'T5Config.remat_policy',
 }
@@ -86,7 +86,8 @@ def between(
   """
   old, new = (_bindings(text, macro_scopes) for text in (before, now))
   fixed = _reachable(new, roots) | _reachable(old, roots)
-  other_run, others = {}, {}
+  other_run: dict[str, str] = {}
+  others: dict[str, str] = {}
   for key in old.keys() & new.keys():
     was, is_now = old[key], new[key]
     if was.value == is_now.value or was.name in _IGNORED:

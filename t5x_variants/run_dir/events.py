@@ -1,5 +1,6 @@
 """Files that are appended to, and TensorBoard's event file as one of them."""
 
+import io
 import logging
 import os
 import pathlib
@@ -23,7 +24,8 @@ class Appended:
 
   def __init__(self, path: pathlib.Path):
     self._path = path
-    self._file, self._size = None, 0
+    self._file: io.FileIO | None = None
+    self._size = 0
     self._pending = b''
 
   def add(self, data: bytes) -> OSError | None:

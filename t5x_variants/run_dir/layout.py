@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from etils import epath
 
 from t5x_variants import errors, paths
+from t5x_variants.run_dir import renamed
 
 # As the papers write them.
 _GATED = {
@@ -72,7 +73,11 @@ def settings(run: str | os.PathLike) -> dict[str, str]:
 
 
 def parsed(text: str) -> dict[str, str]:
-  """The bindings of an operative configuration, macros by bare name."""
+  """The bindings of an operative configuration, macros by bare name.
+
+  Those of an earlier version have the names of today, see `renamed`.
+  """
+  text = renamed.updated(text)
   # A value that needs more than a line goes on indented, after a backslash.
   text = re.sub(r'\s*\\?\n[ \t]+', ' ', text)
   found = re.findall(r'^([\w./]+) = (.*)$', text, re.MULTILINE)
@@ -102,10 +107,10 @@ def variant(bindings: Mapping[str, str]) -> str | None:
   if activation is None or gated not in ('True', 'False'):
     return None
   # 'swish', or a maker such as @rational.rational().
-  name = re.fullmatch(r'@?(?:[\w/]+\.)*(\w+)(?:\(\))?', activation.strip('\'"'))
-  if name is None:
+  own = re.fullmatch(r'@?(?:[\w/]+\.)*(\w+)(?:\(\))?', activation.strip('\'"'))
+  if own is None:
     return None
-  name = name[1]
+  name = own[1]
   if gated == 'True':
     return _GATED.get(name) or f'{_NAMES.get(name, name)} GLU'
   return _NAMES.get(name, name)

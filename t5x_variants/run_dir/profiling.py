@@ -52,8 +52,11 @@ class StepTrace:
   ):
     """Takes the run directory, and the first and last step; None for none."""
     self._folder = folder
-    self._first, self._last = steps or (None, None)
-    self._local = None
+    self._first: int | None = None
+    self._last: int | None = None
+    if steps:
+      self._first, self._last = steps
+    self._local: str | None = None
 
   def __enter__(self) -> 'StepTrace':
     return self
@@ -66,8 +69,8 @@ class StepTrace:
     if step != self._first or jax.process_index() != 0:
       return
     jax.block_until_ready(in_flight)
-    self._local = tempfile.mkdtemp(prefix='t5x_variants-trace-')
-    jax.profiler.start_trace(self._local)
+    local = self._local = tempfile.mkdtemp(prefix='t5x_variants-trace-')
+    jax.profiler.start_trace(local)
 
   def after(self, step: int, in_flight) -> None:
     """Ends with the last step, when it has left the device."""

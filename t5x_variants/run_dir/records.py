@@ -10,7 +10,8 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 from t5x_variants import errors, logs, paths
 from t5x_variants.run_dir import events, remote
@@ -58,7 +59,7 @@ class RunWriter:
     first_written = first_step + 1 if first_step else 0
     try:
       # The records that tell when the run began and how long its steps took.
-      self.earlier = _drop_from(self._path, first_written)
+      self.earlier: Sequence[Mapping] = _drop_from(self._path, first_written)
     except OSError as error:
       raise self._unwritable(error) from error
     self._records = events.Appended(self._path)
@@ -330,10 +331,25 @@ def progress_line(
   return '  '.join([*line, f'{clock} left'])
 
 
+class Writer(Protocol):
+  """What takes the records of a run: a `RunWriter`, or a `NoWriter`."""
+
+  earlier: Sequence[Mapping]
+
+  def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """Writes one record."""
+
+  def write_text(self, name: str, text: str) -> None:
+    """Writes a text for TensorBoard."""
+
+  def flush(self) -> None:
+    """Writes what is pending, or raises."""
+
+
 class NoWriter(contextlib.nullcontext):
   """In place of a `RunWriter` on all hosts but the first."""
 
-  earlier = ()
+  earlier: Sequence[Mapping] = ()
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
     """Does nothing."""

@@ -55,7 +55,8 @@ class _Instruction(NamedTuple):
 def moved(hlo: str) -> Moved:
   """Reads the text of a compiled program (`compiled.as_text()`)."""
   computations, entry = _computations(hlo)
-  total, unknown = collections.Counter(), 0
+  total: collections.Counter[str] = collections.Counter()
+  unknown = 0
   stack = [(entry, 1)]
   while stack:
     name, times = stack.pop()
@@ -76,7 +77,8 @@ def moved(hlo: str) -> Moved:
 
 def _computations(hlo: str):
   """Instructions by name, by computation; and the entry's name."""
-  found, entry, table = {}, None, None
+  found: dict[str, dict[str, _Instruction]] = {}
+  entry = table = None
   for line in hlo.splitlines():
     if head := _HEAD.match(line):
       table = found.setdefault(head[2], {})
@@ -95,16 +97,16 @@ def _trips(loop: _Instruction, table, computations) -> int | None:
   """
   if said := _TRIPS.search(loop.rest):
     return int(said[1])
-  condition = computations[_CONDITION.search(loop.rest)[1]]
+  condition = computations[_CONDITION.findall(loop.rest)[0]]
   for one in condition.values():
     if one.operation != 'compare' or 'direction=LT' not in one.rest:
       continue
     counter, end = (condition[n] for n in _operands(one))
     place = re.search(r'index=(\d+)', counter.rest)
-    if _constant(end) is None or place is None:
+    if (bound := _constant(end)) is None or place is None:
       continue
     start = _operands(table[_operands(loop)[0]])[int(place[1])]
-    return _constant(end) - (_constant(table[start]) or 0)
+    return bound - (_constant(table[start]) or 0)
   return None
 
 

@@ -19,6 +19,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from t5x_variants import chips, errors
 from t5x_variants.tpu import compiling
@@ -57,6 +58,7 @@ def estimate(plan: compiling.Plan, sizes: compiling.Sizes, data: int) -> Memory:
     data: the mesh's data axis.
   """
   ways = plan.model_axis_size
+  assert ways is not None
   parts = plan.num_microbatches
   encoder, decoder, logits = _activations(plan, data)
   config = plan.model.config
@@ -96,9 +98,11 @@ def _activations(plan, data):
   j = config.num_heads * config.head_dim / ways
   heads = config.num_heads / ways
   f = config.mlp_dim / ways
-  branches = 1 + config.gated
-  learned = bool(config.activation.init())
-  element = branches * (_LEARNED if learned else _ELEMENT[config.gated] / 2)
+  branches = 1 + config.feed_forward.gated
+  learned = bool(config.feed_forward.activation.init())
+  element = branches * (
+    _LEARNED if learned else _ELEMENT[config.feed_forward.gated] / 2
+  )
 
   def attention(queries, keys):
     # q, k, v, the output; logits, weights and what masks them.
@@ -179,9 +183,10 @@ def cure(workshop: compiling.Workshop, needed: int | None = None):
   low = (needed or 0) / estimate_of(workshop).total
   room = chip.usable / (MARGIN * max(1.0, low))
   # The state's part on a device follows from these two alone.
-  known = {}
+  known: dict[tuple, compiling.Sizes | None] = {}
   for plan, flags in _changes(workshop.plan):
     layout = plan.model_axis_size, plan.parameter_partitioning_dims
+    assert plan.model_axis_size is not None
     data = workshop.mesh.size // plan.model_axis_size
     if not data or plan.batch_size % (data * plan.num_microbatches):
       continue
@@ -190,9 +195,9 @@ def cure(workshop: compiling.Workshop, needed: int | None = None):
         known[layout] = workshop.sizes(plan)
       except errors.UserError:
         known[layout] = None  # It does not divide.
-    if known[layout] is None:
+    if (sizes := known[layout]) is None:
       continue
-    memory = estimate(plan, known[layout], data)
+    memory = estimate(plan, sizes, data)
     if memory.total <= room:
       return Cure(flags, plan, memory)
   return None
@@ -216,7 +221,7 @@ def _changes(plan) -> Iterator[tuple[compiling.Plan, tuple[str, ...]]]:
     if price:
       found.append((price, policy, part, way, dim))
   for _, policy, part, way, dim in sorted(found):
-    changed = {}
+    changed: dict[str, Any] = {}
     if policy != config.remat_policy:
       changed['REMAT_POLICY'] = policy
     if part > 1:
@@ -238,12 +243,15 @@ def _changes(plan) -> Iterator[tuple[compiling.Plan, tuple[str, ...]]]:
 def _changed(plan, changed) -> compiling.Plan:
   """The plan with these macros."""
   fields = {
-    'NUM_MICROBATCHES': 'num_microbatches',
     'MODEL_AXIS_SIZE': 'model_axis_size',
     'DATA_AXIS_SIZE': 'data_axis_size',
     'PARAMETER_PARTITIONING_DIMS': 'parameter_partitioning_dims',
   }
   values = {fields[k]: v for k, v in changed.items() if k in fields}
+  if 'NUM_MICROBATCHES' in changed:
+    values['optimization'] = dataclasses.replace(
+      plan.optimization, num_microbatches=changed['NUM_MICROBATCHES']
+    )
   if 'REMAT_POLICY' in changed:
     config = dataclasses.replace(
       plan.model.config, remat_policy=changed['REMAT_POLICY']

@@ -14,6 +14,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -95,7 +96,7 @@ def devices(of: Slice) -> Sequence[jax.Device]:
     TPU_ACCELERATOR_TYPE='v5litepod-4',
     ALLOW_MULTIPLE_LIBTPU_LOAD='1',
   )
-  options = {}
+  options: dict[str, Any] = {}
   if of.generation == 'v4':
     options['chip_config_name'] = 'megacore'  # a chip is one device
   if of.chips == 1:

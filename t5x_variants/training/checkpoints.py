@@ -9,6 +9,7 @@ the rename, so that a step that has its name can be proved whole or damaged.
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import pathlib
@@ -26,6 +27,24 @@ from t5x_variants.run_dir import checksums
 from t5x_variants.weights import source
 
 _log = logging.getLogger('t5x_variants')
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """Which steps of a run are saved, and which are kept.
+
+  Attributes:
+    period: steps between checkpoints; one more at the end.
+    max_to_keep: the newest so many are kept; None keeps all.
+    keep_period: steps divisible by it are kept for good.
+  """
+
+  period: int = 1000
+  max_to_keep: int | None = 3
+  keep_period: int | None = None
+
+  def __post_init__(self):
+    errors.check_positive('CHECKPOINT_PERIOD', self.period)
 
 
 class PositionHandler(ocp.CheckpointHandler):
@@ -118,24 +137,24 @@ class Checkpoints:
   def __init__(
     self,
     directory: str | os.PathLike,
+    config: CheckpointConfig,
     *,
-    max_to_keep: int | None = 3,
-    keep_period: int | None = None,
     with_position: bool = True,
   ):
     """Opens, and if need be makes, the folder.
 
     Args:
       directory: absolute path or gs:// URL.
-      max_to_keep: the newest so many steps are kept; None keeps all.
-      keep_period: steps divisible by it are kept for good.
+      config: which steps are kept.
       with_position: whether this process writes where it stands in the data;
         of several that read the same, one does.
     """
     self._directory = directory
-    self._preserved = [preservation.LatestN(max_to_keep)]
-    if keep_period is not None:
-      self._preserved.append(preservation.EveryNSteps(keep_period))
+    self._preserved: list[preservation.PreservationPolicy] = [
+      preservation.LatestN(config.max_to_keep)
+    ]
+    if config.keep_period is not None:
+      self._preserved.append(preservation.EveryNSteps(config.keep_period))
     self._preserved.append(preservation.CustomSteps(()))
     self._with_position = with_position
     try:

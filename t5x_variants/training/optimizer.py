@@ -162,7 +162,7 @@ def what_trains(frozen: str | None, shapes: Mapping) -> list[str]:
   still = frozen_names(frozen, shapes)
   sizes = {name: math.prod(leaf.shape) for name, leaf in flat.items()}
   trains = sorted(flat.keys() - still)
-  lines = {}
+  lines: dict[str, dict[str, None]] = {}
   for name in trains:
     name = re.sub(r'layers_\d+', 'layers_*', name)
     lines.setdefault(name.split('/')[0], {})[name] = None

@@ -8,7 +8,7 @@ that a run that goes on decides as one that was never stopped.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from t5x_variants import errors
 
@@ -45,11 +45,12 @@ class Selection:
           "say what is to improve, such as BEST_METRIC = 'average'."
         )
     self.metric, self._patience = metric, patience
-    self.best_step = self.best_value = None
+    self.best_step: int | None = None
+    self.best_value: float | None = None
     self.since = 0
-    self._best = None
+    self._best: tuple[float, float] | None = None
 
-  def check(self, names: Iterable[str], without: str) -> None:
+  def check(self, names: Collection[str], without: str) -> None:
     """Refuses a metric that no record will have.
 
     Args:

@@ -106,7 +106,7 @@ class Judge:
   def metrics(
     self,
     texts: Mapping[str, Sequence[str]],
-    scores: Mapping[str, Sequence[float]],
+    scores: Mapping[str, Sequence[float] | np.ndarray],
   ) -> dict[str, float]:
     """The metrics of all tasks.
 
@@ -118,7 +118,8 @@ class Judge:
     Returns:
       Numbers by name; {} where no task has one.
     """
-    found, means = {}, collections.defaultdict(list)
+    found: dict[str, float] = {}
+    means = collections.defaultdict(list)
     for task in self.judged:
       values = {}
       if task in self.predicted:
@@ -230,8 +231,7 @@ class Evaluator(Judge):
         strict=True,
       )
       parts = [self._score(params, i, t) for (_, i), (_, t) in both]
-      parts = map(np.asarray, jax.device_get(parts))
-      found[task.name] = np.concatenate([*parts])[: len(task)]
+      found[task.name] = np.concatenate(jax.device_get(parts))[: len(task)]
     return found
 
   def _batches(self, ids: Sequence[np.ndarray], feature: str):
@@ -247,9 +247,7 @@ class Evaluator(Judge):
       # Every process has all rows and gives its devices theirs.
       yield (
         start,
-        jax.make_array_from_callback(
-          rows.shape, where, lambda index, rows=rows: rows[index]
-        ),
+        jax.make_array_from_callback(rows.shape, where, rows.__getitem__),
       )
 
 

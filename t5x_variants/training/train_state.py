@@ -19,8 +19,7 @@ FORWARD_SUMS = ('loss', 'z_loss', 'correct', 'weights', 'tokens')
 SUMS = (*FORWARD_SUMS, 'gradient_norm', 'steps')
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
   """All that a step changes."""
 
   step: Int[Array, '']

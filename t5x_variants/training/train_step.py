@@ -1,6 +1,7 @@
 """One step of training, one of evaluation: pure functions, ready for jit."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def forward(
     The summed objective in nats, and losses.cross_entropy's sums with
     `tokens`, the number of tokens of both sides without padding.
   """
-  logits = model.apply(
+  logits: Any = model.apply(
     {'params': params},
     batch['encoder_input_tokens'],
     batch['decoder_input_tokens'],
@@ -58,10 +59,8 @@ def forward(
     label_smoothing=label_smoothing,
     z_loss=z_loss,
   )
-  tokens = sum(
-    jnp.sum(batch[name] > 0)
-    for name in ('encoder_input_tokens', 'decoder_target_tokens')
-  )
+  tokens = jnp.sum(batch['encoder_input_tokens'] > 0)
+  tokens += jnp.sum(batch['decoder_target_tokens'] > 0)
   return objective, sums | {'tokens': tokens.astype(jnp.float32)}
 
 

@@ -55,9 +55,9 @@ def feed_forward_proj(config: network.T5Config) -> tuple[str, bool]:
   Raises:
     errors.UserError: neither transformers nor our modeling file has it.
   """
-  name = config.activation.name
+  name = config.feed_forward.activation.name
   base = name.partition('(')[0]
-  gated = 'gated-' if config.gated else ''
+  gated = 'gated-' if config.feed_forward.gated else ''
   if name == 'gelu':
     # Gated, T5 has always read 'gelu' as the tanh form.
     return gated + ('gelu' if gated else 'gelu_new'), True
@@ -101,9 +101,9 @@ def config_of(config: network.T5Config) -> dict:
   }
   if known:
     return result
-  name = config.activation.name
+  name = config.feed_forward.activation.name
   version = re.search(r'version=(\w)', name)
-  initial = config.activation.init()
+  initial = config.feed_forward.activation.init()
   return result | {
     'architectures': ['T5VariantsForConditionalGeneration'],
     'model_type': CODE_TYPE,
@@ -238,7 +238,7 @@ def _scales_logits(theirs: Mapping) -> bool:
   mt5 = theirs.get('model_type') == 'mt5'
   tied = _value(theirs, 'tie_word_embeddings', bool, not mt5)
   version = _value(theirs, 'transformers_version', str, '5')
-  if mt5 and int(re.match(r'\d{0,4}', version)[0] or 5) >= 5:
+  if mt5 and int(re.findall(r'^\d{0,4}', version)[0] or 5) >= 5:
     return False
   return _value(theirs, 'scale_decoder_outputs', bool, tied)
 

@@ -34,8 +34,8 @@ def open_tensors(
   """
   single = files.plain_file(folder, WEIGHTS)
   index = files.plain_file(folder, _INDEX)
-  if single or index:
-    found = [single] if single else _indexed(folder, index)
+  found = [single] if single else _indexed(folder, index) if index else None
+  if found is not None:
     shapes = {}
     for file in found:
       for name, shape in _header(file).items():
@@ -80,7 +80,8 @@ def _indexed(folder: pathlib.Path, index: pathlib.Path) -> list[pathlib.Path]:
 def _header(file: pathlib.Path) -> dict[str, source.Shape]:
   shapes = {}
   with _opened(file) as content:
-    for name in content.keys():
+    names = content.keys()
+    for name in names:
       tensor = content.get_slice(name)
       if tensor.get_dtype() not in _DTYPES:
         raise errors.UserError(
@@ -94,7 +95,8 @@ def _header(file: pathlib.Path) -> dict[str, source.Shape]:
 
 def _values(file: pathlib.Path) -> Tensors:
   with _opened(file) as content:
-    return {name: content.get_tensor(name) for name in content.keys()}
+    names = content.keys()
+    return {name: content.get_tensor(name) for name in names}
 
 
 @contextlib.contextmanager

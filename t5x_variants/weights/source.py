@@ -142,7 +142,7 @@ def _is_part(key: Any) -> bool:
 
 def unrolled(flat: Mapping[str, Any]) -> dict[str, Any]:
   """Cuts stacks of layers apart; anything that has a shape and indices."""
-  result = {}
+  result: dict[str, Any] = {}
   for name, value in flat.items():
     names = layer_names(name, value.shape)
     layers = [value] if names == [name] else value
@@ -152,7 +152,7 @@ def unrolled(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def unrolled_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
   """`unrolled` for shapes alone."""
-  result = {}
+  result: dict[str, Shape] = {}
   for name, shape in shapes.items():
     names = layer_names(name, shape)
     inner = shape if names == [name] else shape[1:]

@@ -17,6 +17,7 @@ import operator
 import pathlib
 import re
 from collections.abc import Mapping
+from typing import NoReturn
 
 import numpy as np
 import tensorstore
@@ -188,7 +189,7 @@ class _Tensor:
     kvstore = spec['kvstore']
     inside = kvstore.get('path') if isinstance(kvstore, Mapping) else None
     # Of a bucket, what is inside of it stands one level higher.
-    self._folder = inside or spec.get('path')
+    self._folder = inside or spec.get('path') or ''
     if not self._in_the_checkpoint():
       self._fail('that is no folder inside the checkpoint')
     kvstore = store | {'path': f'{store["path"]}{self._folder.strip("/")}/'}
@@ -244,7 +245,7 @@ class _Tensor:
     if missing:
       self._fail(f'{missing} of its {math.prod(grid)} files are missing')
 
-  def _fail(self, reason: str, cause: Exception | None = None):
+  def _fail(self, reason: str, cause: Exception | None = None) -> NoReturn:
     raise errors.UserError(
       f'The tensor {self._name} of {self._where} cannot be read '
       f'({files.short(self._folder)}): {reason}; copy the checkpoint again.'

@@ -52,7 +52,9 @@ def write(
 def _param_state(
   shape: source.Shape, axes: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-  shapes = dict.fromkeys(('m', 'v', 'v_col', 'v_row'), (1,))
+  shapes: dict[str, source.Shape] = dict.fromkeys(
+    ('m', 'v', 'v_col', 'v_row'), (1,)
+  )
   factored = _factored(shape, axes)
   if factored is None:
     shapes['v'] = shape

@@ -70,5 +70,5 @@ def test_adds_rows_and_keeps_the_others(tool, tmp_path, monkeypatch, capsys):
 
 
 def test_degrees_that_are_none(tool):
-  with pytest.raises(errors.UserError, match="degrees '5': write .* as 5/4"):
+  with pytest.raises(errors.UserError, match=r"degrees '5': write .* as 5/4"):
     tool.main(['--degrees', '5'])

@@ -101,7 +101,7 @@ def test_the_published_identity_of_version_a_is_the_published_fit():
       ramp,
       expected,
     )
-  with pytest.raises(errors.UserError, match='no published .* A 3/2 identity'):
+  with pytest.raises(errors.UserError, match=r'no published .* A 3/2 identity'):
     rational.initial('A', (3, 2), 'identity', 'published')
 
 

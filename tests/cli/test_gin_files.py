@@ -61,12 +61,8 @@ def head(file):
 
 
 def commands(file):
-  """The commands in a file's head, each as a list of arguments.
-
-  `python tools/X.py` is given as `python -m tools.X`.
-  """
+  """The commands in a file's head, each as a list of arguments."""
   text = re.sub(r'\\\n\s*', ' ', head(file))
-  text = re.sub(r'python3? tools/(\w+)\.py', r'python -m tools.\1', text)
   return [shlex.split(found) for found in re.findall(r'python3? -m .*', text)]
 
 

@@ -172,7 +172,7 @@ def test_a_value_of_the_wrong_kind_is_one_sentence(copy, change):
   """In the first format: in the second the checksum is wrong besides."""
   info = to_first_format(copy)
   (copy / 'info.json').write_text(json.dumps(info | change(info)))
-  with pytest.raises(UserError, match='info.json is damaged or was') as error:
+  with pytest.raises(UserError, match=r'info.json is damaged or was') as error:
     prepared_set.load(copy)
   assert '\n' not in str(error.value) and str(error.value).endswith('.')
 
@@ -183,5 +183,5 @@ def test_a_text_that_was_cut_or_spoilt_is_one_sentence(copy, whole):
   spoilt += [data.replace(b'"task"', b'"t\xffsk"'), b'\xff\xfe', b'5', b'null']
   for text in spoilt:
     (copy / 'info.json').write_bytes(text)
-    with pytest.raises(UserError, match='info.json is damaged or was'):
+    with pytest.raises(UserError, match=r'info.json is damaged or was'):
       prepared_set.load(copy)

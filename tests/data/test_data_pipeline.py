@@ -307,9 +307,9 @@ def test_slips_are_refused(small):
     batches('nonsense')
   with pytest.raises(UserError, match="split is 'test'"):
     batches(small, 'test')
-  with pytest.raises(UserError, match='BATCH_SIZE is 4.*of the 3 hosts'):
+  with pytest.raises(UserError, match=r'BATCH_SIZE is 4.*of the 3 hosts'):
     batches(small, num_shards=3)
-  with pytest.raises(UserError, match='share is 2; .* from 0 to 1'):
+  with pytest.raises(UserError, match=r'share is 2; .* from 0 to 1'):
     batches(small, num_shards=2, shard_index=2)
   with pytest.raises(UserError, match='targets'):
     pipeline.Batches(small, {'inputs': 9}, 'train', 4, shuffle=False, seed=0)
@@ -395,8 +395,8 @@ def test_pairs_become_rows_with_prefix_eos_and_a_cut(tmp_path):
   )
 
   def row(text, length):
-    ids = [byte + 3 for byte in text.encode()][: length - 1] + [1]
-    return ids + [0] * (length - len(ids))
+    ids = [*(byte + 3 for byte in text.encode()[: length - 1]), 1]
+    return [*ids, *([0] * (length - len(ids)))]
 
   np.testing.assert_array_equal(
     batch['encoder_input_tokens'], [row('p: ' + a, 12) for a in pairs]

@@ -135,7 +135,9 @@ def test_a_damaged_position_is_set_aside_with_its_checkpoint(
   folder, tmp_path, caplog
 ):
   batches, expected = of_prepared(folder), None
-  kept = checkpoints.Checkpoints(tmp_path / 'checkpoints')
+  kept = checkpoints.Checkpoints(
+    tmp_path / 'checkpoints', checkpoints.CheckpointConfig()
+  )
   for step in (1, 2):
     next(batches)
     state = State({'w': jnp.full(3, float(step))}, {'m': jnp.zeros(3)})
@@ -195,7 +197,7 @@ def test_a_damaged_position_of_a_seqio_task(task, tmp_path):
       else:
         same(next(again), expected)
     file.unlink()
-    with pytest.raises(UserError, match='cannot be read|There is no data pos'):
+    with pytest.raises(UserError, match=r'cannot be read|There is no data pos'):
       again.restore(tmp_path)
     file.write_bytes(data)
   # What failed before does not keep a whole one from being read.
@@ -222,7 +224,7 @@ def test_a_position_in_files_that_have_changed_is_refused(tmp_path):
   same(next(again), expected)
   batches.save(tmp_path / 'position')
   path.write_text(path.read_text() + '\n\nOne more.')
-  with pytest.raises(UserError, match='bytes of files=.* this run has'):
+  with pytest.raises(UserError, match=r'bytes of files=.* this run has'):
     of_seqio(name).restore(tmp_path / 'position')
 
 
@@ -280,6 +282,13 @@ def test_wrong_lengths_are_refused_wherever_they_are_read(
 def test_a_setting_of_the_wrong_kind_is_refused(option, words):
   with pytest.raises(UserError, match=words):
     config.DatasetConfig('x', LENGTHS, 'train', **({'batch_size': 8} | option))
+
+
+@pytest.mark.parametrize('read', ['open', 'examples'])
+def test_no_task_and_no_prepared_data_is_refused(read):
+  dataset = config.DatasetConfig(None, LENGTHS, 'train', 8)
+  with pytest.raises(UserError, match='MIXTURE_OR_TASK_NAME is None'):
+    getattr(dataset, read)()
 
 
 def register(
@@ -356,5 +365,5 @@ def test_the_larger_of_two_vocabularies_must_fit_the_model():
 
 def test_a_task_without_inputs_is_refused():
   name = register('positions_language', ['train'], features=('targets',))
-  with pytest.raises(UserError, match="no feature 'inputs', but .'targets'"):
+  with pytest.raises(UserError, match=r"no feature 'inputs', but .'targets'"):
     of_seqio(name)

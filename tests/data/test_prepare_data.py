@@ -93,7 +93,7 @@ def test_interrupted_anywhere_and_continued_gives_the_same_bytes(
       prepare(tmp_path / 'broken', task, report=kill_soon)
     except Killed:
       interrupted += 1
-      with pytest.raises(UserError, match='no whole set.*begun there'):
+      with pytest.raises(UserError, match=r'no whole set.*begun there'):
         prepared_set.load(tmp_path / 'broken')
   assert interrupted
   assert contents(tmp_path / 'broken') == expected
@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(task, tmp_path):
   ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   try:
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
-    with pytest.raises(UserError, match='Cannot write to.*free some') as error:
+    with pytest.raises(UserError, match=r'Cannot write to.*free some') as error:
       prepare(tmp_path / 'set', task)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -141,10 +141,10 @@ def test_another_set_in_the_folder_is_refused(task, text, tmp_path):
   source = corpora.text_files(text, validation_fraction=0.2)
   other = tasks.span_corruption(source, vocabularies.byte())
   prepare(tmp_path / 'set', task)
-  with pytest.raises(UserError, match='holds another set .its task is'):
+  with pytest.raises(UserError, match=r'holds another set .its task is'):
     prepare(tmp_path / 'set', other)
   longer = {'inputs': 128, 'targets': 48}
-  with pytest.raises(UserError, match='set .its task_feature_lengths is .*64'):
+  with pytest.raises(UserError, match=r'set .its task_feature_lengths is .*64'):
     prepare(tmp_path / 'set', task, longer)
   work = preparation.configure(task, LENGTHS, str(tmp_path / 'half'))
   preparation.begin(work)
@@ -176,7 +176,7 @@ def test_what_cannot_be_prepared_is_refused(text, tmp_path):
   with pytest.raises(UserError, match="'nonsense', which is no regist"):
     prepare(tmp_path, 'nonsense')
   name = tasks.span_corruption(source, vocabularies.byte())
-  with pytest.raises(UserError, match='TASK_FEATURE_LENGTHS is .*must give'):
+  with pytest.raises(UserError, match=r'TASK_FEATURE_LENGTHS is .*must give'):
     prepare(tmp_path, name, {'inputs': 64})
   whole = seqio.TaskRegistry.get(name)
   for other, steps in {

@@ -26,7 +26,6 @@ from t5x_variants.data.tasks import noise, span_corruption
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.data.text import corpora, vocabularies
 from t5x_variants.errors import UserError
-from t5x_variants.training import training_loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LENGTHS = {'inputs': 64, 'targets': 24}
@@ -196,6 +195,16 @@ def test_an_epoch_holds_every_chunk_once_and_no_two_are_alike(folder, task):
 
 
 @pytest.mark.parametrize('pack', [True, False])
+def test_padding_is_a_batch_without_tokens(folder, pack):
+  batches = dataset(folder, pack=pack).open()
+  batch, nothing = next(batches), batches.padding()
+  assert nothing.keys() == batch.keys()
+  for name, value in nothing.items():
+    assert value.shape == batch[name].shape and not value.any()
+    assert value.dtype == batch[name].dtype
+
+
+@pytest.mark.parametrize('pack', [True, False])
 def test_features_are_those_of_the_seqio_path(folder, task, pack):
   """The same examples through seqio's own converter give the same rows."""
   options = {'num_epochs': 1, 'shuffle': False}
@@ -337,7 +346,7 @@ def test_a_run_killed_and_continued_on_fewer_hosts(
   monkeypatch.setattr(small_run, 'VOCAB', 384)
   options = {
     'eval_dataset': None,
-    'periods': training_loop.Periods(log=1, eval=100, checkpoint=4),
+    'periods': small_run.periods(log=1, eval=100, checkpoint=4),
   }
   data = dataset(folder)
   whole = Hosts(data, 1)
@@ -494,7 +503,7 @@ def test_a_sentence_piece_model_goes_with_the_set(task, tmp_path):
   assert next(batches)['encoder_input_tokens'].max() < vocabulary.vocab_size
   with open(tmp_path / 'set/vocabulary.model', 'ab') as file:
     file.write(b'x')
-  with pytest.raises(UserError, match='vocabulary.model is not the vocab'):
+  with pytest.raises(UserError, match=r'vocabulary.model is not the vocab'):
     dataset(tmp_path / 'set').open()
 
 

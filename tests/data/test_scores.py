@@ -295,7 +295,7 @@ def test_lists_of_other_lengths_are_refused(metric):
 
 
 def test_targets_that_cannot_be(recwarn):
-  with pytest.raises(errors.UserError, match="'maybe'.*'yes', 'no'"):
+  with pytest.raises(errors.UserError, match=r"'maybe'.*'yes', 'no'"):
     f1(['maybe'], [YES])
   with pytest.raises(errors.UserError, match="'maybe'"):
     scores.macro_f1(['maybe'], [YES], labels=[YES, NO])

@@ -189,7 +189,7 @@ def test_joined_documents_keep_all_tokens_in_order():
 
 def test_too_few_sentinels_or_no_room_is_refused():
   span_corruption.check_sentinels(vocabularies.byte(28), 568, 0.15, 3.0)
-  with pytest.raises(UserError, match='27 sentinels.*need 28'):
+  with pytest.raises(UserError, match=r'27 sentinels.*need 28'):
     span_corruption.check_sentinels(vocabularies.byte(27), 568, 0.15, 3.0)
   with pytest.raises(UserError, match='no room'):
     noise.chunk_length(2, 64)
@@ -199,5 +199,5 @@ def test_too_few_sentinels_or_no_room_is_refused():
   'refused', [(0.0, 3.0), (1.0, 3.0), (0.15, 0.5), (float('nan'), 3.0)]
 )
 def test_impossible_noise_is_refused(refused):
-  with pytest.raises(UserError, match='must lie|at least 1'):
+  with pytest.raises(UserError, match=r'must lie|at least 1'):
     noise.check_noise(*refused)

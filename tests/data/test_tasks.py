@@ -53,7 +53,7 @@ def test_a_task_has_the_metrics_it_was_given(source):
   ]
   found = task.predict_metric_fns[0](targets=[target] * 2, predictions=answers)
   assert found == {'accuracy': 50.0}
-  with pytest.raises(errors.UserError, match="'maybe'.*'no', 'yes'"):
+  with pytest.raises(errors.UserError, match=r"'maybe'.*'no', 'yes'"):
     task.postprocess_fn('maybe', example=example, is_target=True)
   # Without metrics it is what it was; the name tells them apart.
   plain = tasks.text_to_text(source, vocabularies.byte(), prefix='p: ')
@@ -109,7 +109,7 @@ def test_slips_of_metrics_and_labels_are_refused(source):
       tasks.text_to_text(source, byte, labels=labels)
   with pytest.raises(errors.UserError, match=r'metrics.normalized takes'):
     tasks.text_to_text(source, byte, metric_fns=[scores.normalized])
-  with pytest.raises(errors.UserError, match="'acuracy'.*'accuracy', 'bleu'"):
+  with pytest.raises(errors.UserError, match=r"'acuracy'.*'accuracy', 'bleu'"):
     tasks.text_to_text(source, byte, metric_fns=['acuracy'])
   for labels in (None, ['no', 'yes', 'maybe']):
     with pytest.raises(errors.UserError, match="'f1' needs two labels"):

@@ -264,9 +264,11 @@ def test_a_port_that_is_taken():
       'process_count': 2,
       'process_index': 0,
     }
-    with pytest.raises(errors.UserError, match='second one with --process_ind'):
-      with hosts.joined(types.SimpleNamespace(**FLAGS | given)):
-        pass
+    with (
+      pytest.raises(errors.UserError, match='second one with --process_index'),
+      hosts.joined(types.SimpleNamespace(**FLAGS | given)),
+    ):
+      pass
 
 
 FLAGS = {
@@ -318,9 +320,8 @@ FLAGS = {
 )
 def test_flags_that_do_not_fit(values, words):
   chosen = types.SimpleNamespace(**FLAGS | values)
-  with pytest.raises(errors.UserError) as error:
-    with hosts.joined(chosen):
-      pass
+  with pytest.raises(errors.UserError) as error, hosts.joined(chosen):
+    pass
   assert words in str(error.value)
 
 
@@ -330,9 +331,11 @@ def test_no_cluster_that_jax_knows(monkeypatch):
 
   monkeypatch.setattr(jax.distributed, 'initialize', initialize)
   chosen = types.SimpleNamespace(**FLAGS | {'multiprocess_gpu': True})
-  with pytest.raises(errors.UserError, match='JAX finds no other hosts here'):
-    with hosts.joined(chosen):
-      pass
+  with (
+    pytest.raises(errors.UserError, match='JAX finds no other hosts here'),
+    hosts.joined(chosen),
+  ):
+    pass
   # On a machine that may be a slice's only host, no error.
   monkeypatch.setattr(hosts, '_may_be_a_pod', lambda: True)
   with hosts.joined(types.SimpleNamespace(**FLAGS)):

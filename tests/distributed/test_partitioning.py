@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from configs import t5_config
 from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
@@ -28,7 +29,7 @@ SIZES = {
 
 
 def model(**sizes):
-  config = network.T5Config(
+  config = t5_config(
     **SIZES | {'activation': 'rational', 'scan_layers': True} | sizes
   )
   return network.Transformer(config)
@@ -278,9 +279,12 @@ def test_a_rule_that_an_activation_cannot_follow_names_it():
   def constrained(x):
     return layers.constrain(x, 'batch', 'length', 'embed')
 
-  with jax.set_mesh(partitioning.make_mesh(4)), nn.logical_axis_rules(rules):
-    with pytest.raises(errors.UserError) as error:
-      jax.jit(constrained).lower(np.zeros((2, 6, 3)))
+  with (
+    jax.set_mesh(partitioning.make_mesh(4)),
+    nn.logical_axis_rules(rules),
+    pytest.raises(errors.UserError) as error,
+  ):
+    jax.jit(constrained).lower(np.zeros((2, 6, 3)))
   message = str(error.value)
   assert "shape [2, 6, 3], axes ('batch', 'length', 'embed')" in message
   assert "'length': 'modle'" in message and "'model'" in message

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configs import mlp_block
 from ffn_cases import (
   call,
 )
 
 from t5x_variants import activations, chips, errors, kernels
 from t5x_variants.kernels import dispatch, tiles
-from t5x_variants.model import mlp
 
 
 def primitives(function):
@@ -108,7 +108,7 @@ def test_float64_is_for_xla():
 def test_an_unaligned_row_is_refused():
   activation = activations.get('polynorm')
   x, w = jnp.ones((4, 128)), jnp.ones((128, 200))
-  with pytest.raises(errors.UserError, match='F = 200, .*multiple of 128'):
+  with pytest.raises(errors.UserError, match=r'F = 200, .*multiple of 128'):
     kernels.ffn(
       x,
       w,
@@ -158,9 +158,7 @@ def test_the_block_passes_its_choices_on(monkeypatch):
     kernels, 'ffn', lambda x, *_, **kwargs: seen.append(kwargs) or x
   )
   x = jnp.ones((2, 3, 8))
-  block = mlp.MlpBlock(
-    8, implementation='pallas', save='inputs', dropout_rate=0.5
-  )
+  block = mlp_block(8, implementation='pallas', save='inputs', dropout_rate=0.5)
   variables = block.init(jax.random.key(0), x, deterministic=True)
   block.apply(variables, x, deterministic=True)
   block.apply(variables, x, rngs={'dropout': jax.random.key(1)})

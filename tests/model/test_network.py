@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configs import t5_config
 from flax import traverse_util
 from flax.core import unfreeze
 from flax.linen import logical_axis_rules, partitioning
@@ -455,8 +456,8 @@ def test_refuses_half_packed_batches_and_packed_decoding():
 
 def test_configuration_is_hashable_and_takes_records():
   relu = activations.get('relu')
-  one = network.T5Config(**SIZES, activation=relu, dtype='bfloat16')
-  two = network.T5Config(**SIZES, activation='relu', dtype=jnp.bfloat16)
+  one = t5_config(**SIZES, activation=relu, dtype='bfloat16')
+  two = t5_config(**SIZES, activation='relu', dtype=jnp.bfloat16)
   assert one == two and hash(one) == hash(two)
   assert dataclasses.replace(one, gated=False).dtype == jnp.bfloat16
 
@@ -474,7 +475,7 @@ def test_agrees_with_t5x(tied):
     exc_type=ImportError,
   )
   ours = model(logits_via_embedding=tied)
-  sizes = {k: v for k, v in SIZES.items()}
+  sizes = dict(SIZES)
   their = theirs.Transformer(
     theirs.T5Config(
       **sizes, mlp_activations=('gelu', 'linear'), logits_via_embedding=tied

@@ -47,10 +47,12 @@ def test_the_steps_asked_for_are_traced(tmp_path, calls, steps, first, traced):
 
 
 def test_an_error_between_them_ends_the_trace(tmp_path, calls):
-  with pytest.raises(KeyboardInterrupt):
-    with profiling.StepTrace(tmp_path, (2, 4)) as trace:
-      trace.before(2, None)
-      raise KeyboardInterrupt
+  with (
+    pytest.raises(KeyboardInterrupt),
+    profiling.StepTrace(tmp_path, (2, 4)) as trace,
+  ):
+    trace.before(2, None)
+    raise KeyboardInterrupt
   assert calls == ['on', 'off']
 
 

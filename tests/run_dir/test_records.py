@@ -206,10 +206,13 @@ def test_a_disk_that_stays_full_is_one_sentence_before_a_checkpoint(tmp_path):
 
 
 def test_closing_does_not_hide_the_error_that_ended_the_run(tmp_path):
-  with full_disk(), pytest.raises(ZeroDivisionError):
-    with records.RunWriter(tmp_path) as writer:
-      writer.write(1, 'train', VALUES)
-      raise ZeroDivisionError
+  with (
+    full_disk(),
+    pytest.raises(ZeroDivisionError),
+    records.RunWriter(tmp_path) as writer,
+  ):
+    writer.write(1, 'train', VALUES)
+    raise ZeroDivisionError
 
 
 def test_events_are_there_before_the_run_ends(tmp_path):
@@ -223,7 +226,7 @@ def test_events_are_there_before_the_run_ends(tmp_path):
 
 
 def test_a_folder_without_metrics_is_named(tmp_path):
-  with pytest.raises(errors.UserError, match='metrics.jsonl') as error:
+  with pytest.raises(errors.UserError, match=r'metrics.jsonl') as error:
     records.read(tmp_path / 'nowhere')
   assert 'nowhere' in str(error.value)
 

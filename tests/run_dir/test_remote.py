@@ -9,13 +9,12 @@ import pathlib
 import signal
 
 import pytest
-from small_run import Numbered, losses, run
+from small_run import Numbered, losses, periods, run
 
 from t5x_variants import errors, paths
 from t5x_variants.run_dir import records
-from t5x_variants.training import training_loop
 
-PERIODS = training_loop.Periods(log=1, eval=100, checkpoint=4)
+PERIODS = periods(log=1, eval=100, checkpoint=4)
 
 
 @pytest.fixture
@@ -82,5 +81,5 @@ def test_a_bucket_that_cannot_be_written_to(monkeypatch, tmp_path):
   folder = tmp_path / 'run'
   monkeypatch.setattr(paths, 'folder', lambda path: folder)
   monkeypatch.setattr(pathlib.Path, 'touch', deny)
-  with pytest.raises(errors.UserError, match='gs://b/r cannot .* 403'):
+  with pytest.raises(errors.UserError, match=r'gs://b/r cannot .* 403'):
     layout.make_folder('gs://b/r')

@@ -58,10 +58,11 @@ def test_an_end_by_an_error_frees(tmp_path):
 def test_whatever_stands_in_the_file(tmp_path, text):
   with run_lock.held(tmp_path):
     (tmp_path / 'lock').write_text(text)
-    with pytest.raises(errors.UserError, match='is in use') as error:
-      with run_lock.held(tmp_path):
-        pass
-    assert error.value
+    with (
+      pytest.raises(errors.UserError, match='is in use'),
+      run_lock.held(tmp_path),
+    ):
+      pass
   (tmp_path / 'lock').write_text(text)
   with run_lock.held(tmp_path):
     pass
@@ -77,10 +78,12 @@ def bucket(tmp_path, monkeypatch):
 
 
 def test_in_a_bucket_a_lock_that_is_renewed_refuses(bucket, capsys):
-  with run_lock.held(bucket):
-    with pytest.raises(errors.UserError, match=f'process {os.getpid()} on'):
-      with run_lock.held(bucket):
-        pass
+  with (
+    run_lock.held(bucket),
+    pytest.raises(errors.UserError, match=f'process {os.getpid()} on'),
+    run_lock.held(bucket),
+  ):
+    pass
   assert 'looking for up to' in capsys.readouterr().err
   assert not (bucket / 'lock').exists()
 
@@ -111,10 +114,12 @@ def test_a_full_disk_does_not_stop_it(tmp_path):
   handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   try:
     resource.setrlimit(resource.RLIMIT_FSIZE, (5, before[1]))
-    with run_lock.held(tmp_path):
-      with pytest.raises(errors.UserError, match='is in use'):
-        with run_lock.held(tmp_path):
-          pass
+    with (
+      run_lock.held(tmp_path),
+      pytest.raises(errors.UserError, match='is in use'),
+      run_lock.held(tmp_path),
+    ):
+      pass
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     signal.signal(signal.SIGXFSZ, handler)

@@ -21,11 +21,8 @@ _MNLI_HEAD = (
 
 
 def _mnli(premise, hypothesis, label):
-  return ['0', '1', '1n', 'fiction', '(', '(', '(', '('] + [
-    premise,
-    hypothesis,
-    label,
-  ]
+  rest = ['0', '1', '1n', 'fiction', '(', '(', '(', '(']
+  return [*rest, premise, hypothesis, label]
 
 
 def _nli(*labels):

@@ -22,7 +22,6 @@ from t5x_variants.cli import gin_utils, host_flags
 from t5x_variants.data import config as data_config
 from t5x_variants.distributed import hosts, partitioning
 from t5x_variants.run_dir import records
-from t5x_variants.training import training_loop
 
 PERIOD = 4  # steps between checkpoints
 
@@ -37,7 +36,7 @@ def main() -> None:
 
 
 def train(options, rank):
-  notes = pathlib.Path(options['notes'], f'{rank}.jsonl').open('a')
+  notes = pathlib.Path(options['notes'], f'{rank}.jsonl').open('a')  # noqa: SIM115
 
   def note(**values):
     notes.write(json.dumps(values) + '\n')
@@ -117,9 +116,7 @@ def train(options, rank):
     logical_axis_rules=partitioning.standard_logical_axis_rules(
       options.get('dims', 1)
     ),
-    periods=training_loop.Periods(
-      log=1, eval=6, eval_steps=2, checkpoint=PERIOD
-    ),
+    periods=small_run.periods(log=1, eval=6, eval_steps=2, checkpoint=PERIOD),
   )
 
 

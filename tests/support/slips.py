@@ -67,7 +67,7 @@ def import_weights(*more):
 
 
 def sweep(*more):
-  return ['sweep.py', '--gin_file=gin/sweeps/low_data.gin', *more]
+  return ['sweep', '--gin_file=gin/sweeps/low_data.gin', *more]
 
 
 # Flags, files and names; the same for every command that reads gin files.
@@ -147,7 +147,7 @@ FILES = {
   ),
   'a sweep for train': (
     ['train', '--gin_file=gin/sweeps/low_data.gin'],
-    ['gin/sweeps/low_data.gin', 'tools/sweep.py'],
+    ['gin/sweeps/low_data.gin', 't5x_variants.sweep'],
   ),
   'no file at all': (['train'], ['--gin_file=gin/runs/X.gin']),
   'no model file': (
@@ -274,7 +274,7 @@ FILES = {
     ["'schedules.cosine'"],
   ),
   'a parameter that is not there': (
-    train('--gin.trainer.train.z_los=1.0'),
+    train('--gin.programs.OptimizationConfig.z_los=1.0'),
     ["'z_los'", "Did you mean 'z_loss'?"],
   ),
   'a function of a typo': (
@@ -505,8 +505,8 @@ VALUES = {
     ['num_heads', "'2'", 'whole number'],
   ),
   'a direct parameter that is a float': (
-    train('--gin.trainer.train.num_microbatches=1.0'),
-    ['trainer.train.num_microbatches', '1.0', 'whole number'],
+    train('--gin.programs.OptimizationConfig.num_microbatches=1.0'),
+    ['programs.OptimizationConfig.num_microbatches', '1.0', 'whole number'],
   ),
   'beams of a half': (
     infer(
@@ -903,9 +903,9 @@ COMMANDS = {
     ['export_hf', '--run=broken/run', '--output=new'],
     ['broken/run', 'is damaged'],
   ),
-  'sweep nothing': (['sweep.py'], ['--gin_file=gin/sweeps/X.gin']),
+  'sweep nothing': (['sweep'], ['--gin_file=gin/sweeps/X.gin']),
   'sweep with a training file': (
-    ['sweep.py', PRETRAIN],
+    ['sweep', PRETRAIN],
     ['gin/runs/pretrain.gin', '--gin_file=gin/sweeps/X.gin'],
   ),
   'sweep no process': (sweep('--processes=0'), ['--processes', '0']),
@@ -929,69 +929,79 @@ COMMANDS = {
     sweep("--gin.SWEEP_DIR='file.txt'"),
     ['SWEEP_DIR', 'file.txt'],
   ),
-  'plot nothing': (['plot_runs.py'], ['RUN']),
-  'plot what is not there': (['plot_runs.py', 'runs/nothing'], ['nothing']),
+  'plot nothing': (['plot'], ['loss RUN']),
+  'plot no picture': (['plot', 'runs/relu'], ["'runs/relu'", 'plot loss RUN']),
+  'plot no run': (['plot', 'loss'], ['at least one run directory']),
+  'plot with a flag of another picture': (
+    ['plot', 'loss', 'runs/relu', '--batches=1'],
+    ['--batches', 'plot activations'],
+  ),
+  'draw activations of two': (
+    ['plot', 'activations', 'runs/relu', 'imported'],
+    ['one run directory', '2'],
+  ),
+  'plot what is not there': (['plot', 'loss', 'runs/nothing'], ['nothing']),
   'plot folders that are no runs': (
-    ['plot_runs.py', 'texts', 'prepared'],
+    ['plot', 'loss', 'texts', 'prepared'],
     ['texts', 'prepared', 'metrics.jsonl'],
   ),
   'plot into a folder that is not there': (
-    ['plot_runs.py', 'runs/relu', '-o', 'not/there.png'],
+    ['plot', 'loss', 'runs/relu', '-o', 'not/there.png'],
     ['not/there.png', 'folder'],
   ),
   'plot into a picture of no kind': (
-    ['plot_runs.py', 'runs/relu', '-o', 'loss.doc'],
+    ['plot', 'loss', 'runs/relu', '-o', 'loss.doc'],
     ['loss.doc', 'png'],
   ),
   'plot over a folder': (
-    ['plot_runs.py', 'runs/relu', '-o', 'broken/folder.png'],
+    ['plot', 'loss', 'runs/relu', '-o', 'broken/folder.png'],
     ['broken/folder.png'],
   ),
   'plot damaged metrics': (
-    ['plot_runs.py', 'broken/metrics'],
+    ['plot', 'loss', 'broken/metrics'],
     ['broken/metrics', 'metrics.jsonl'],
   ),
   'plot an option that is not there': (
-    ['plot_runs.py', 'runs/relu', '--wohle'],
+    ['plot', 'loss', 'runs/relu', '--wohle'],
     ['--wohle', 'Did you mean --whole?'],
   ),
   'draw activations of nothing': (
-    ['plot_activations.py', 'runs/nothing'],
+    ['plot', 'activations', 'runs/nothing'],
     ['runs/nothing'],
   ),
-  'draw activations of text': (['plot_activations.py', 'texts'], ['texts']),
+  'draw activations of text': (['plot', 'activations', 'texts'], ['texts']),
   'draw activations of no batch': (
-    ['plot_activations.py', 'runs/relu', '--batches=0'],
+    ['plot', 'activations', 'runs/relu', '--batches=0'],
     ['--batches', '0'],
   ),
   'draw activations of batches of a word': (
-    ['plot_activations.py', 'runs/relu', '--batches=few'],
+    ['plot', 'activations', 'runs/relu', '--batches=few'],
     ['--batches', "'few'"],
   ),
   'draw activations of a damaged run': (
-    ['plot_activations.py', 'broken/run'],
+    ['plot', 'activations', 'broken/run'],
     ['broken/run', 'is damaged'],
   ),
-  'report nothing': (['report.py'], ['RUN']),
+  'report nothing': (['report'], ['RUN']),
   'report what is not there': (
-    ['report.py', 'runs/nothing'],
+    ['report', 'runs/nothing'],
     ['runs/nothing'],
   ),
-  'report text': (['report.py', 'texts'], ['texts', 'metrics.jsonl']),
+  'report text': (['report', 'texts'], ['texts', 'metrics.jsonl']),
   'report damaged metrics': (
-    ['report.py', 'broken/metrics'],
+    ['report', 'broken/metrics'],
     ['broken/metrics', 'metrics.jsonl'],
   ),
   'report against a row that is not there': (
-    ['report.py', 'runs/relu', '--baseline=swiglu'],
+    ['report', 'runs/relu', '--baseline=swiglu'],
     ['--baseline=swiglu', 'ReLU'],
   ),
   'report a table that is not there': (
-    ['report.py', 'runs/relu', '--table=glu_9'],
+    ['report', 'runs/relu', '--table=glu_9'],
     ['--table=glu_9', 'glu_1'],
   ),
   'report into a folder': (
-    ['report.py', 'runs/relu', '-o', 'texts'],
+    ['report', 'runs/relu', '-o', 'texts'],
     ['texts'],
   ),
 }

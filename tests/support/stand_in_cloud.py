@@ -1,5 +1,6 @@
 """A cloud of stand_in_gcloud.sh, and the launcher run against it."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -10,7 +11,7 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-LAUNCHER = ROOT / 'tools' / 'launch_tpu.sh'
+LAUNCHER = ROOT / 'tools/tpu/launch_tpu.sh'
 SETTINGS = {
   'NAME': 'first',
   'ZONE': 'us-west4-a',
@@ -91,7 +92,5 @@ def cloud(tmp_path):
     process.kill()
     process.communicate()
   for path in cloud.folder.glob('host*/t5x_variants/.tpu_run/pid'):
-    try:
+    with contextlib.suppress(ProcessLookupError):
       os.killpg(int(path.read_text().split()[0]), signal.SIGKILL)
-    except ProcessLookupError:
-      pass

@@ -18,17 +18,18 @@ os.environ.update(
   ALLOW_MULTIPLE_LIBTPU_LOAD='1',
 )
 
-import functools  # noqa: E402
-import sys  # noqa: E402
+import functools
+import sys
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from t5x import adafactor, models, partitioning, trainer, utils  # noqa: E402
+import jax
+import jax.numpy as jnp
+from configs import t5_config
+from jax.experimental import topologies
+from t5x import adafactor, models, partitioning, trainer, utils
 
 from t5x_variants import for_t5x
-from t5x_variants.data.text import vocabularies  # noqa: E402
-from t5x_variants.model import network  # noqa: E402
+from t5x_variants.data.text import vocabularies
+from t5x_variants.model import network
 
 INPUTS, TARGETS = (32, 256), (32, 64)
 SHAPES = {
@@ -63,7 +64,7 @@ def partitioner_for(devices, model_axis_size):
 
 def model():
   """One layer each, gated and rational, with the kernels."""
-  config = network.T5Config(
+  config = t5_config(
     vocab_size=384,
     dtype='bfloat16',
     emb_dim=256,
@@ -77,7 +78,7 @@ def model():
     dropout_rate=0.0,
     scan_layers=True,
     remat_policy='minimal',
-    ffn_implementation='pallas',
+    implementation='pallas',
   )
   return models.EncoderDecoderModel(
     module=network.Transformer(config),

@@ -16,21 +16,21 @@ os.environ.update(
   ALLOW_MULTIPLE_LIBTPU_LOAD='1',
 )
 
-import dataclasses  # noqa: E402
-import functools  # noqa: E402
-import itertools  # noqa: E402
-import re  # noqa: E402
-import sys  # noqa: E402
+import dataclasses
+import functools
+import itertools
+import re
+import sys
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from jax.sharding import Mesh, NamedSharding  # noqa: E402
-from jax.sharding import PartitionSpec as P  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from t5x_variants import activations, chips, kernels  # noqa: E402
-from t5x_variants.kernels import sharded, tiles  # noqa: E402
+from t5x_variants import activations, chips, kernels
+from t5x_variants.kernels import sharded, tiles
 
 D, F = 128, 256
 COLLECTIVE = r'\b(all-gather|all-reduce|all-to-all|collective-permute'

@@ -134,7 +134,7 @@ def test_slips_end_in_a_sentence_and_nothing_is_written(
 def test_a_run_without_its_configuration(run, tmp_path):
   run('gelu')
   (tmp_path / 'run' / 'config.gin').unlink()
-  with pytest.raises(errors.UserError, match='config.gin, .* does not exist'):
+  with pytest.raises(errors.UserError, match=r'config.gin, .* does not exist'):
     export(tmp_path)
   files = [file.format('gelu') for file in FILES]
   assert export(tmp_path, gin_file=files, gin_bindings=list(SIZES)).is_dir()
@@ -245,7 +245,9 @@ def test_t5x_s_own_network_takes_it(run, restored, t5x_module, tmp_path):
         'mlp_dim',
       )
     },
-    mlp_activations=for_t5x.mlp_activations(ours.config.activation, True),
+    mlp_activations=for_t5x.mlp_activations(
+      ours.config.feed_forward.activation, True
+    ),
   )
   state, _ = restored(theirs.Transformer(config), export(tmp_path))
   tokens = [jnp.asarray(batch()['encoder_input_tokens'])] * 3

@@ -162,7 +162,7 @@ def test_each_layer_of_a_foreign_network_has_its_coefficients(name):
 
 
 def test_activations_that_cannot_be():
-  with pytest.raises(errors.UserError, match='did you mean .rational'):
+  with pytest.raises(errors.UserError, match=r'did you mean .rational'):
     for_t5x.mlp_activations('rationall', True)
   noisy = activations.rational.rational(version='D')
   with pytest.raises(errors.UserError, match=r'noise.*gin/t5x/model.gin'):
@@ -293,11 +293,11 @@ def test_a_model_gets_its_task_s_vocabulary(task):
     assert tasks.vocabulary(task, feature, 384) == vocabularies.byte()
   with pytest.raises(errors.UserError, match=r'359 ids.*VOCAB_SIZE=256'):
     tasks.vocabulary(task, 'inputs', 256)
-  with pytest.raises(errors.UserError, match='no feature .sources.'):
+  with pytest.raises(errors.UserError, match=r'no feature .sources.'):
     tasks.vocabulary(task, 'sources')
   with pytest.raises(errors.UserError, match=r'prepared.*gin/data/embedded'):
     tasks.vocabulary(None, 'inputs')
-  with pytest.raises(errors.UserError, match='not registered.*gin/data'):
+  with pytest.raises(errors.UserError, match=r'not registered.*gin/data'):
     tasks.vocabulary('nothing', 'inputs')
 
 
@@ -400,7 +400,7 @@ def test_t5x_s_own_network_with_our_activations(name, gated, t5x_module):
   """The same tree and the same logits as ours."""
   theirs = t5x_module('t5x.examples.t5.network')
   ours = model(activation=name, gated=gated)
-  sizes = {k: v for k, v in SIZES.items()}
+  sizes = dict(SIZES)
   their = theirs.Transformer(
     theirs.T5Config(
       **sizes, mlp_activations=for_t5x.mlp_activations(name, gated)
@@ -465,7 +465,7 @@ def test_factor_rules_are_t5x_s_and_one_s_own(t5x_module):
   assert dict(for_t5x.factor_rules()) == dict(standard)
   more = for_t5x.factor_rules({'degrees': 'none'})
   assert more['degrees'] == 'none' and more['embed'] == standard['embed']
-  with pytest.raises(errors.UserError, match="'degrees' is 'some'.*'row'"):
+  with pytest.raises(errors.UserError, match=r"'degrees' is 'some'.*'row'"):
     for_t5x.factor_rules({'degrees': 'some'})
   definition = theirs.Adafactor(logical_factor_rules=for_t5x.factor_rules())
   with pytest.raises(errors.UserError, match='mlp_activations'):

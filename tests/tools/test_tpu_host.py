@@ -1,5 +1,6 @@
-"""tools/tpu_host.sh, which signals the run that it started and no other."""
+"""tools/tpu/tpu_host.sh, which signals the run that it started and no other."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -16,8 +17,10 @@ class Host:
   """A checkout on a host, of which only the script is there."""
 
   def __init__(self, folder):
-    (folder / 'tools').mkdir()
-    self.script = shutil.copy(ROOT / 'tools/tpu_host.sh', folder / 'tools')
+    (folder / 'tools/tpu').mkdir(parents=True)
+    self.script = shutil.copy(
+      ROOT / 'tools/tpu/tpu_host.sh', folder / 'tools/tpu'
+    )
     self.pid = folder / '.tpu_run/pid'
     self.groups = []
 
@@ -43,10 +46,8 @@ def host(tmp_path):
   host = Host(tmp_path)
   yield host
   for group in host.groups:
-    try:
+    with contextlib.suppress(ProcessLookupError):
       os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-      pass
 
 
 @pytest.fixture

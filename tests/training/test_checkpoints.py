@@ -8,11 +8,11 @@ import resource
 import shutil
 
 import pytest
-from small_run import Numbered, losses, run
+from small_run import Numbered, losses, periods, run
 
 from t5x_variants import errors
 from t5x_variants.run_dir import checksums
-from t5x_variants.training import checkpoints, optimizer, training_loop
+from t5x_variants.training import checkpoints, optimizer
 
 # tensorstore answers a failed read or write after orbax has closed the event
 # loop that asked, once for each array, and orbax leaves what it had not begun.
@@ -23,7 +23,7 @@ pytestmark = [
   pytest.mark.filterwarnings('ignore:coroutine .* was never awaited'),
 ]
 
-PERIODS = training_loop.Periods(log=1, eval=100, checkpoint=2)
+PERIODS = periods(log=1, eval=100, checkpoint=2)
 
 
 @pytest.fixture(scope='module')
@@ -130,7 +130,7 @@ def test_what_cannot_be_read_for_now_is_left_as_it_is(
     raise OSError(number, os.strerror(number), str(path))
 
   monkeypatch.setattr(checksums, 'of_file', fail)
-  with pytest.raises(errors.UserError, match='step 6 .* cannot be read') as e:
+  with pytest.raises(errors.UserError, match=r'step 6 .* cannot be read') as e:
     run(copy, 8, periods=PERIODS)
   assert os.strerror(number) in str(e.value)
   assert {p.name for p in (copy / 'checkpoints').iterdir()} == {'2', '4', '6'}
@@ -176,7 +176,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_again(
 ):
   shutil.rmtree(copy / 'checkpoints')
   before = losses(copy)
-  late = training_loop.Periods(log=1, eval=100, checkpoint=period)
+  late = periods(log=1, eval=100, checkpoint=period)
   assert run(copy, 6, periods=late) == before
   assert 'before its first checkpoint' in capsys.readouterr().err
 
@@ -203,7 +203,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good_step(copy):
 
   limits = []
   try:
-    with pytest.raises(errors.UserError, match='annot .*wr') as error:
+    with pytest.raises(errors.UserError, match=r'annot .*wr') as error:
       run(copy, 20, Numbered(before_batch=fill_up), periods=PERIODS)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits[0])

@@ -326,7 +326,7 @@ def test_every_parameter_has_state_once():
   params = make_params()
   adam = optimizer.coefficient_adam(1e-3)
   state = optimizer.adafactor(AXES, rate, coefficients=adam).init(params)
-  sizes = {name: 0 for name in SHAPES}
+  sizes = dict.fromkeys(SHAPES, 0)
   for path, leaf in jax.tree_util.tree_leaves_with_path(state):
     keys = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
     for name in SHAPES:

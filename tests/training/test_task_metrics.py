@@ -1,6 +1,7 @@
 """Decoding a task's split and judging it: by hand, by file, task by task."""
 
 import functools
+import itertools
 import json
 import statistics
 
@@ -21,7 +22,7 @@ from t5x_variants.distributed import partitioning
 from t5x_variants.inference import evaluation, inference
 from t5x_variants.model import decoding, parameters
 from t5x_variants.run_dir import records
-from t5x_variants.training import task_metrics, training_loop
+from t5x_variants.training import task_metrics
 from t5x_variants.weights import saved
 
 LENGTHS = {'inputs': 40, 'targets': 6}
@@ -257,7 +258,7 @@ def test_a_split_is_answered_and_scored_in_its_order(
   )
   expected = tasks.predict(checkpoint[1], tasks.tasks)
   answers = [r['predictions'][0]['text'] for r in found['predict']]
-  assert answers == sum(expected.values(), [])
+  assert answers == list(itertools.chain(*expected.values()))
   # The first target is cut to five letters and EOS.
   score = jax.jit(functools.partial(decoding.log_probabilities, model()))
   inputs, targets = (
@@ -291,7 +292,7 @@ def test_a_run_records_what_evaluation_finds(mixture, tmp_path, monkeypatch):
     4,
     activation='relu',
     eval_dataset=dataset('metrics_run'),
-    periods=training_loop.Periods(log=4, eval=2, eval_steps=9, checkpoint=99),
+    periods=small_run.periods(log=4, eval=2, eval_steps=9, checkpoint=99),
     task_decoding=settings,
     best_metric='task/even',
     test_split='test',
@@ -307,7 +308,7 @@ def test_a_run_records_what_evaluation_finds(mixture, tmp_path, monkeypatch):
 
 
 def test_bad_input_is_refused(mixture):
-  with pytest.raises(errors.UserError, match="'train'.*'test', 'validation'"):
+  with pytest.raises(errors.UserError, match=r"'train'.*'test', 'validation'"):
     examples.open_split(mixture, LENGTHS, 'train')
   with pytest.raises(errors.UserError, match='not registered'):
     examples.open_split('unheard_of', LENGTHS, 'train')

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from configs import t5_config
 from quick_jit import jit
 
 from t5x_variants.distributed import partitioning
@@ -22,7 +23,7 @@ def make_model(dropout_rate=0.0):
   # PolyNorm reduces over the width, which a mesh may split; gated, so that
   # the block has all three matrices.
   return network.Transformer(
-    network.T5Config(
+    t5_config(
       vocab_size=VOCAB,
       emb_dim=32,
       num_heads=8,

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_run import VOCAB, Numbered, Rows, losses, mesh_of, run
+from small_run import VOCAB, Numbered, Rows, losses, mesh_of, periods, run
 
 from t5x_variants import errors
 from t5x_variants.distributed import preemption
 from t5x_variants.run_dir import records
-from t5x_variants.training import checkpoints, training_loop
+from t5x_variants.training import checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -64,16 +64,16 @@ def test_killed_and_continued_is_as_if_never_killed(unbroken, tmp_path, step):
 
 def test_an_unlucky_log_period_does_not_show_after_a_restart(tmp_path):
   """Checkpoints fall between two records, whose sums go with them."""
-  periods = training_loop.Periods(log=3, eval=100, checkpoint=4)
-  expected = run(tmp_path / 'a', 11, periods=periods)
+  often = periods(log=3, eval=100, checkpoint=4)
+  expected = run(tmp_path / 'a', 11, periods=often)
   with pytest.raises(Killed):
     run(
       tmp_path / 'b',
       11,
       Numbered(before_batch=kill_at(6)),
-      periods=periods,
+      periods=often,
     )
-  assert run(tmp_path / 'b', 11, periods=periods) == expected
+  assert run(tmp_path / 'b', 11, periods=often) == expected
   assert sorted(expected) == [3, 6, 9, 11]
 
 
@@ -124,7 +124,9 @@ def test_stops_at_a_loss_that_is_not_finite(tmp_path):
   assert sorted(losses(tmp_path)) == [1, 2, 3, 4, 5, 6]
   numbers = [value for row in losses(tmp_path).values() for value in row[:4]]
   assert all(map(math.isfinite, numbers))
-  saved = checkpoints.Checkpoints(tmp_path / 'checkpoints')
+  saved = checkpoints.Checkpoints(
+    tmp_path / 'checkpoints', checkpoints.CheckpointConfig()
+  )
   assert saved.latest_step() == 4
   saved.close()
 
@@ -159,7 +161,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
 
 
 def test_loss_falls_and_the_held_out_batches_stay_the_same(tmp_path):
-  run(tmp_path, 60, periods=training_loop.Periods(eval=20, checkpoint=100))
+  run(tmp_path, 60, periods=periods(eval=20, checkpoint=100))
   held_out = losses(tmp_path, 'eval')
   assert sorted(held_out) == [0, 20, 40, 60]
   assert held_out[60][0] < held_out[0][0] - 0.2
@@ -227,7 +229,7 @@ def test_refuses(tmp_path, options, words):
 
 def test_refuses_a_vocabulary_larger_than_the_model(tmp_path, monkeypatch):
   monkeypatch.setattr(Rows, 'vocab_size', VOCAB + 1)
-  with pytest.raises(errors.UserError, match='65 ids.*VOCAB_SIZE 64'):
+  with pytest.raises(errors.UserError, match=r'65 ids.*VOCAB_SIZE 64'):
     run(tmp_path, 2)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from configs import t5_config
 from flax import serialization, traverse_util
 from small_run import VOCAB, Numbered, losses, mesh_of, run
 from weights_cases import random_values, write_t5x
@@ -41,7 +42,7 @@ SMALL = {'num_encoder_layers': 1, 'num_decoder_layers': 1}
 
 @functools.cache
 def shapes_of(**options):
-  model = network.Transformer(network.T5Config(**SIZES | options))
+  model = network.Transformer(t5_config(**SIZES | options))
   return parameters.shapes_and_axes(model)[0]
 
 
@@ -240,7 +241,7 @@ def found_of(variant, **options):
 
 
 def variant_of(**options):
-  return fit.variant_of(network.T5Config(**SIZES | options))
+  return fit.variant_of(t5_config(**SIZES | options))
 
 
 RATIONAL = {'activation': 'rational'}
@@ -354,7 +355,7 @@ def test_a_rational_starts_as_the_gelu_it_replaces(imported, tmp_path, capfd):
   said = capfd.readouterr().err
   assert 'imported/checkpoints/9 (step 9): 29 of 33 parameters taken' in said
   assert 'Initialised afresh: decoder/layers_*/mlp/activation/' in said
-  config = network.T5Config(**SIZES | SMALL, activation='gelu')
+  config = t5_config(**SIZES | SMALL, activation='gelu')
   evaluate = jax.jit(train_step.make_eval_step(network.Transformer(config), 1))
   sums = [evaluate(params, batch) for batch in Numbered(last=16).open()]
   gelu = records.per_token(jax.tree.map(lambda *x: float(sum(x)), *sums))
@@ -367,7 +368,7 @@ def test_a_rational_starts_as_the_gelu_it_replaces(imported, tmp_path, capfd):
 
 def test_a_run_refuses_what_it_cannot_start_from(imported, tmp_path):
   folder, _ = imported
-  with pytest.raises(errors.UserError, match='INITIAL_CHECKPOINT_PATH=.*impor'):
+  with pytest.raises(errors.UserError, match=r'INITIAL_CHECKPOINT_PATH=.*imp'):
     run(folder, 3, activation='gelu')
   with pytest.raises(errors.UserError, match='INITIAL_CHECKPOINT_PARTIAL'):
     run(tmp_path / 'run', 3, initial_checkpoint=str(folder))

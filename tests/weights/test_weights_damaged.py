@@ -6,6 +6,7 @@ import shutil
 
 import orbax.checkpoint as ocp
 import pytest
+from configs import t5_config
 from damage_cases import CASES
 from flax import traverse_util
 from weights_cases import random_values, write_t5x
@@ -15,7 +16,7 @@ from t5x_variants.model import network, parameters
 from t5x_variants.weights import fit, foreign, hugging_face, saved, source
 
 MODEL = network.Transformer(
-  network.T5Config(
+  t5_config(
     vocab_size=40,
     emb_dim=8,
     num_heads=2,

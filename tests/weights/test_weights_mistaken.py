@@ -5,6 +5,7 @@ import os
 
 import orbax.checkpoint as ocp
 import pytest
+from configs import t5_config
 from flax import traverse_util
 from weights_cases import random_values, write_t5x
 
@@ -12,7 +13,7 @@ from t5x_variants import errors
 from t5x_variants.model import network, parameters
 from t5x_variants.weights import foreign, hugging_face, saved, source
 
-CONFIG = network.T5Config(
+CONFIG = t5_config(
   vocab_size=40,
   emb_dim=8,
   num_heads=2,

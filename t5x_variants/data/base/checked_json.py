@@ -14,8 +14,8 @@ def _crc32(fields: Mapping) -> int:
 
 def dumps(fields: Mapping, indent: int | None = None) -> str:
   """As text, with the field `crc32`; the same object, the same text."""
-  fields = json.loads(json.dumps(fields))
-  return json.dumps(fields | {_CHECKSUM: _crc32(fields)}, indent=indent) + '\n'
+  plain = json.loads(json.dumps(fields))
+  return json.dumps(plain | {_CHECKSUM: _crc32(plain)}, indent=indent) + '\n'
 
 
 def loads(data: bytes) -> tuple[dict, bool]:

@@ -146,21 +146,22 @@ def tsv_rows(path: str, columns: Mapping[str, str | int]) -> Iterator[tuple]:
   text = read_text(path).replace('\r\n', '\n').replace('\r', '\n')
   lines = text.removesuffix('\n').split('\n')
   start = 0
-  if not all(isinstance(column, int) for column in columns.values()):
+  places = {k: x for k, x in columns.items() if isinstance(x, int)}
+  if len(places) < len(columns):
     headings = lines[0].split('\t')
     if missing := [x for x in columns.values() if x not in headings]:
       raise errors.UserError(
         f'The file {path} has the columns {headings} and not {missing}: it must'
         " be of the benchmark's own format, with its line of headings."
       )
-    columns = {name: headings.index(x) for name, x in columns.items()}
+    places = {name: headings.index(str(x)) for name, x in columns.items()}
     start = 1
-  last = max(columns.values())
+  last = max(places.values())
   for number, line in enumerate(lines[start:], start + 1):
     cells = line.split('\t')
     row = None
     if len(cells) > last:
-      row = {name: cells[column] for name, column in columns.items()}
+      row = {name: cells[place] for name, place in places.items()}
     yield number, row if row and row['label'] else None
 
 

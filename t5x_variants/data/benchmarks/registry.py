@@ -94,7 +94,7 @@ def rates(task, maximum: float = 2**19) -> dict[str, float]:
       f'MIXTURE_MAXIMUM is {maximum!r}; it must be a number above 0.'
     )
   found = find(task)
-  twice = _TWICE <= set(found)
+  twice = set(found) >= _TWICE
   return {
     name: min(float(RECIPES[name].size), float(maximum))
     * (0.5 if twice and name in _TWICE else 1.0)

@@ -228,8 +228,8 @@ def same_referent(text, *, example=None, is_target: bool = False) -> str:
     return ''
   if ("'" in found) != ("'" in candidate):
     return 'False'
-  found, candidate = set(found.split(' ')), set(candidate.split(' '))
-  return str(found <= candidate or candidate <= found)
+  words, wanted = set(found.split(' ')), set(candidate.split(' '))
+  return str(words <= wanted or wanted <= words)
 
 
 _MACRO = functools.partial(scores.macro_f1, labels=_BANK)

@@ -178,13 +178,13 @@ class Chunks:
     self._longest = info.chunk_length
     self._shards = info.splits[split].shards
     self._ends = list(itertools.accumulate(s.examples for s in self._shards))
-    self._readers = {}
+    self._readers: dict = {}
     # Mapped, not read: a large corpus has hundreds of millions.
     self._lengths_file = self._folder / lengths_file(split)
     lengths = np.memmap(self._lengths_file, self._dtype, 'r')
     self._lengths = lengths.view(np.ndarray)
     wanted = info.splits[split].lengths_crc32
-    if wanted is not None and zlib.crc32(self._lengths) != wanted:
+    if wanted is not None and zlib.crc32(self._lengths.data) != wanted:
       raise self._damaged(self._lengths_file, 'its checksum is another')
 
   def __len__(self) -> int:

@@ -90,7 +90,8 @@ class Order:
       streams = noise.draw(noise.key(_NOISE, self._seed, epoch), numbers)
       found.append((numbers, streams))
       start += last - first
-    return tuple(map(np.concatenate, zip(*found, strict=True)))
+    numbers, streams = map(np.concatenate, zip(*found, strict=True))
+    return numbers, streams
 
 
 def first_examples(

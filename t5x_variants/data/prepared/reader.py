@@ -13,7 +13,8 @@ and means the same on any number of hosts.
 import atexit
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import grain
 import numpy as np
@@ -58,7 +59,9 @@ class _Plans(grain.IterDataset):
 class _PlanIterator(grain.DatasetIterator):
   """Its state is the position of the next example."""
 
-  def __init__(self, make):
+  _plans: Iterator[_Plan]
+
+  def __init__(self, make: Callable[[int], Iterator[_Plan]]):
     super().__init__()
     self._make = make
     self.set_state({'example': 0})
@@ -148,7 +151,7 @@ class Batches:
     self._dataset = grain.experimental.ThreadPrefetchIterDataset(
       _Plans(self._plans).map(self._batch), prefetch_buffer_size=_AHEAD
     )
-    self._iterator = None
+    self._iterator: Any = None
     self._position = 0
 
   @property
@@ -242,6 +245,10 @@ class Batches:
     positions.check_built_alike(directory, before, self._built_with)
     self._iterator = None
     self._position = example
+
+  def padding(self) -> dict[str, np.ndarray]:
+    """A batch of nothing, for a host whose shard ends before another's."""
+    return _Rows(self._rows, self.lengths).features(self._pack)
 
   def _read_position(self, path: epath.Path) -> tuple[int, dict]:
     """The example a position stands at, and what it belongs to."""

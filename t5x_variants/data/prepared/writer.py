@@ -95,7 +95,7 @@ def configure(
   )
   given = positions.feature_lengths(task_feature_lengths)
   lengths = {name: given[name] for name in ('inputs', 'targets')}
-  length = noise.chunk_length(*lengths.values(), density, mean)
+  length = noise.chunk_length(given['inputs'], given['targets'], density, mean)
   vocabulary = task.output_features['targets'].vocabulary
   corruption.check_sentinels(vocabulary, length, density, mean)
   info = prepared_info.Info(
@@ -191,6 +191,14 @@ def _writing(output: str):
     ) from error
 
 
+def _put(path: str, data: bytes) -> None:
+  """`paths.write` on any storage that TensorFlow reaches."""
+  temporary = f'{path}.{os.getpid()}'
+  with tf.io.gfile.GFile(temporary, 'wb') as file:
+    file.write(data)
+  tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
 def begin(work: Preparation) -> list[tuple[str, int]] | None:
   """Makes the folder, or takes up what is there.
 
@@ -204,7 +212,8 @@ def begin(work: Preparation) -> list[tuple[str, int]] | None:
     errors.UserError: the folder holds another set, or cannot be written.
   """
   if tf.io.gfile.exists(work.path(prepared_set.INFO)):
-    return _finished_before(work)
+    _finished_before(work)
+    return None
   plan = dataclasses.asdict(dataclasses.replace(work.info, libraries={})) | {
     'shards': work.shards
   }
@@ -219,7 +228,7 @@ def begin(work: Preparation) -> list[tuple[str, int]] | None:
           ' the folder.'
         )
     tf.io.gfile.makedirs(work.path(PROGRESS))
-    paths.write(path, json.dumps(plan))
+    _put(path, json.dumps(plan).encode())
   there = set(tf.io.gfile.listdir(work.path(PROGRESS)))
   return [
     shard
@@ -247,7 +256,7 @@ def _finished_before(work: Preparation) -> None:
       f' version ({error}): give another --output, or remove the folder.'
     ) from error
   wanted = work.info.fields()
-  same = {'splits': {}, 'libraries': {}}
+  same: dict = {'splits': {}, 'libraries': {}}
   if found | same != wanted | same:
     raise errors.UserError(
       f'The folder {work.output} holds another set'
@@ -293,7 +302,7 @@ def write_shard(
         tf.io.gfile.copy(temporary, work.path(name), overwrite=True)
       elif len(lengths):
         os.replace(temporary, work.path(name))
-      paths.write(work.progress(split, index), lengths.tobytes())
+      _put(work.progress(split, index), lengths.tobytes())
 
 
 def _write_records(work, path: str, chunks, report) -> np.ndarray:
@@ -375,9 +384,9 @@ def finish(work: Preparation) -> prepared_info.Info:
     if work.info.vocabulary.file:
       vocabulary = _task(work.info.task).output_features['targets'].vocabulary
       model = _bytes(vocabulary.sentencepiece_model_file)
-      paths.write(work.path(work.info.vocabulary.file), model)
+      _put(work.path(work.info.vocabulary.file), model)
     info = dataclasses.replace(work.info, splits=splits)
-    paths.write(work.path(prepared_set.INFO), info.to_json())
+    _put(work.path(prepared_set.INFO), info.to_json().encode())
     tf.io.gfile.rmtree(work.path(PROGRESS))
   return info
 

@@ -99,7 +99,9 @@ class Examples:
     predicted = self._judged(predictions, is_target=False)
     return self._values(self.predict_metric_fns, predicted)
 
-  def score_metrics(self, scores: Sequence[float]) -> dict[str, float]:
+  def score_metrics(
+    self, scores: Sequence[float] | np.ndarray
+  ) -> dict[str, float]:
     """The task's metrics of the log-likelihood of each target, in nats.
 
     Raises:
@@ -109,7 +111,7 @@ class Examples:
     self._check_count('scores', scores)
     return self._values(self.score_metric_fns, np.asarray(scores))
 
-  def _check_count(self, what: str, given: Sequence) -> None:
+  def _check_count(self, what: str, given: Sequence | np.ndarray) -> None:
     if len(given) != len(self):
       raise errors.UserError(
         f'There are {len(given)} {what} and {len(self)} examples of'
@@ -153,7 +155,7 @@ def _say_no_number(task: str, name: str, kind: str) -> None:
 
 def open_split(
   mixture_or_task_name: str,
-  task_feature_lengths: Mapping[str, int],
+  task_feature_lengths: Mapping[str, int] | None,
   split: str,
   seed: int = 0,
   count: int | None = None,

@@ -174,7 +174,7 @@ class Drawn(seqio.DataSource):
         ' make them dense in the task.'
       )
     wanted = sum(self._counts.values())
-    seen = collections.Counter()
+    seen: collections.Counter = collections.Counter()
 
     def numbered():
       for number, example in enumerate(dataset):

@@ -224,7 +224,7 @@ def multirc(targets, predictions) -> dict[str, float]:
   """
   check_lengths(targets, predictions)
   values = [target['value'] for target in targets]
-  right = collections.defaultdict(lambda: True)
+  right: dict = collections.defaultdict(lambda: True)
   for target, text in zip(targets, predictions, strict=True):
     group = target['group']
     group = tuple(group) if isinstance(group, list) else group
@@ -254,7 +254,7 @@ def bleu(targets, predictions) -> dict[str, float]:
     )
   # The i-th references of all; sacreBLEU leaves out a None.
   most = max(map(len, golds))
-  streams = [
+  streams: list = [
     [gold[i] if i < len(gold) else None for gold in golds] for i in range(most)
   ]
   return {'bleu': sacrebleu.corpus_bleu(list(predictions), streams).score}
@@ -294,9 +294,9 @@ def _check_labels(targets, labels) -> None:
 
 
 def _word_f1(gold: str, text: str) -> float:
-  gold, text = gold.split(), text.split()
-  same = sum((collections.Counter(gold) & collections.Counter(text)).values())
-  return 2 * same / (len(gold) + len(text)) if same else 0.0
+  wanted, words = gold.split(), text.split()
+  same = collections.Counter(wanted) & collections.Counter(words)
+  return 2 * same.total() / (len(wanted) + len(words)) if same else 0.0
 
 
 def _number(value) -> float:

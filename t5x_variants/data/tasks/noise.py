@@ -119,7 +119,7 @@ def chunks(
   Yields:
     Every token but a last lone one of what was joined, once and in order.
   """
-  waiting = []
+  waiting: list[np.ndarray] = []
 
   def cut():
     tokens = np.concatenate(waiting)

@@ -57,7 +57,8 @@ class Stream:
 
   def __init__(self, path: str, offset: int = 0, opener: Callable = local_open):
     self.path, self.offset, self.damaged = path, 0, ''
-    self._raw = self._file = io.BytesIO()
+    self._raw: io.BufferedIOBase = io.BytesIO()
+    self._file: io.BufferedIOBase = self._raw
     self._raw = self._file = opener(path)
     if path.endswith('.gz'):
       buffered = io.BufferedReader(_Raw(self._file), BLOCK)

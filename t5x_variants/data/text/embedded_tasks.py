@@ -76,9 +76,11 @@ def questions() -> str:
   names = {'train': 'train-v1.1.json', 'validation': 'dev-v1.1.json'}
   folder = f'questions-{embedded.edition(VERSION)}'
   for split, name in names.items():
-    path = embedded.cached(
-      f'{folder}/{name}', lambda split=split: [squad_json(returned()[split])]
-    )
+
+    def questions(split=split) -> list[str]:
+      return [squad_json(returned()[split])]
+
+    path = embedded.cached(f'{folder}/{name}', questions)
   return str(pathlib.Path(path).parent)
 
 

@@ -142,7 +142,8 @@ class DocumentSource(seqio.DataSource):
     small = self.size(split) <= IN_MEMORY and not any(
       map(paths.is_remote, files)
     )
-    skipped, held, usable = collections.Counter(), 0, 0
+    skipped: collections.Counter = collections.Counter()
+    held = usable = 0
     for found in self._blocks(split, skipped):
       usable += len(found)
       held += sum(map(len, found))
@@ -184,7 +185,7 @@ class DocumentSource(seqio.DataSource):
     with self._lock:
       stream = self._idle.pop((path, offset), None)
     stream = stream or documents_lib.Stream(path, offset, _open)
-    skipped = collections.Counter()
+    skipped: collections.Counter = collections.Counter()
     found = documents_lib.read_block(stream, self._format, self._field, skipped)
     with self._lock:
       self._say_once(skipped)

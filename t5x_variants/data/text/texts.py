@@ -24,7 +24,7 @@ def encode(vocabulary: seqio.Vocabulary, text: str) -> list[int]:
     errors.UserError: the text names a sentinel that the vocabulary does not
       have.
   """
-  ids = []
+  ids: list[int] = []
   # Text and the numbers of sentinels, in turn.
   for place, part in enumerate(_SENTINEL.split(text)):
     if place % 2 == 0:
@@ -42,7 +42,8 @@ def encode(vocabulary: seqio.Vocabulary, text: str) -> list[int]:
 def decode(vocabulary: seqio.Vocabulary, ids) -> str:
   """The text of ids up to EOS; what is no UTF-8 becomes U+FFFD."""
   first = vocabulary.vocab_size - (vocabulary.extra_ids or 0)
-  parts, waiting = [], []
+  parts: list[str] = []
+  waiting: list[int] = []
 
   def say():
     if waiting:
