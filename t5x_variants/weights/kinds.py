@@ -39,7 +39,7 @@ def missing(path: str | os.PathLike, *wanted: str) -> errors.UserError:
   why = '' if exists else ' because it does not exist'
   return errors.UserError(
     f'The path {path} holds no checkpoint of {" or ".join(wanted)}{why}: give '
-    f'{", or ".join(_FORMS[kind] for kind in wanted)}.'
+    f'{"; or ".join(_FORMS[kind] for kind in wanted)}.'
   )
 
 
