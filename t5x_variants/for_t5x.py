@@ -51,7 +51,7 @@ def mlp_activations(
   record = activations.get(activation)
   if record.perturb is not None:
     raise errors.UserError(
-      f'activation {record.name!r} draws noise in training only, and '
+      f'The activation {record.name!r} draws noise in training only, and '
       "t5x's own network does not tell its activations when that is: take "
       'another version, or our network by gin/t5x/model.gin.'
     )

@@ -543,7 +543,10 @@ def test_an_unknown_axis_is_named_and_the_cure_works(launch, tmp_path):
 @pytest.mark.parametrize(
   'change, message',
   [
-    ("--gin.ACTIVATION='gellu'", "unknown activation 'gellu' (did you mean"),
+    (
+      "--gin.ACTIVATION='gellu'",
+      "no activation 'gellu' (did you mean",
+    ),
     ('--gin_file=gin/data/prepared.gin', 'prepared data (gin/data/prepared'),
     ('--gin.VOCAB_SIZE=256', '359 ids, but the model VOCAB_SIZE=256'),
     ('--gin.MODEL_AXIS_SIZE=2', 'MODEL_AXIS_SIZE is 2: 1 process(es) with 1'),
