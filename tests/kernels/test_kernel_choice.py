@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ffn_cases import (
-  call,
-)
+from ffn_cases import call
 
 from t5x_variants import activations, chips, errors, kernels
 from t5x_variants.kernels import dispatch, tiles
