@@ -218,28 +218,6 @@ def test_two_processes_are_one(options):
   check_shares(two['notes'], 2, rows(one['notes'], 0))
 
 
-@pytest.mark.slow
-def test_four_processes_are_one(options):
-  """PolyNorm: killed, and continued by one, on a mesh that splits the width."""
-  one = options('one', 'polynorm', steps=8)
-  codes, texts = Run(1, one, devices=4).end()
-  assert codes == [0], texts
-
-  four = options('four', 'polynorm', steps=8)
-  killed = four | {'signal': signal.SIGKILL, 'at': [2, 6]}
-  check_lost(*Run(4, killed).end(first=2), dead=2)
-  found = [losses(four['notes'], rank) for rank in range(4)]
-  assert found[0] == found[1] == found[3]
-  assert sorted(found[0]) == [1, 2, 3, 4, 5]
-  check_shares(four['notes'], 4, rows(one['notes'], 0))
-
-  codes, texts = Run(1, four | {'model_axis': 2}, devices=4).end()
-  assert codes == [0], texts
-  close(losses(four['notes'], 0), losses(one['notes'], 0))
-  evaluated = losses(four['notes'], 0, 'eval')
-  close(evaluated, losses(one['notes'], 0, 'eval'))
-
-
 def test_a_folder_that_is_not_shared_is_refused(options, tmp_path):
   other = tmp_path / 'of_another_machine'
   refused = options('run', 'relu', steps=2)
@@ -281,12 +259,6 @@ def test_a_model_axis_wider_than_a_host(options):
   close(losses(two['notes'], 0), losses(one['notes'], 0))
   for rank in range(2):
     assert rows(two['notes'], rank) == rows(one['notes'], 0)
-
-
-@pytest.mark.slow
-def test_the_death_of_host_0_ends_all(options):
-  killed = options('run', 'relu') | {'signal': signal.SIGKILL, 'at': [0, 4]}
-  check_lost(*Run(4, killed).end(first=0), dead=0)
 
 
 @pytest.mark.slow

@@ -32,38 +32,26 @@ from t5x_variants.model import network, stacks
 
 # The tree of parameters.
 
-_ATTENTION = {
-  'query/kernel': ((8, 8), ('embed', 'joined_kv')),
-  'key/kernel': ((8, 8), ('embed', 'joined_kv')),
-  'value/kernel': ((8, 8), ('embed', 'joined_kv')),
-  'out/kernel': ((8, 8), ('joined_kv', 'embed')),
-}
 _NORM = {'scale': ((8,), ('embed',))}
-_MLP = {
-  False: {
-    'wi/kernel': ((8, 6), ('embed', 'mlp')),
-    'wo/kernel': ((6, 8), ('mlp', 'embed')),
-  },
-  True: {
-    'wi_0/kernel': ((8, 6), ('embed', 'mlp')),
-    'wi_1/kernel': ((8, 6), ('embed', 'mlp')),
-    'wo/kernel': ((6, 8), ('mlp', 'embed')),
-  },
-}
+_ATTENTION = {
+  f'{name}/kernel': ((8, 8), ('embed', 'joined_kv'))
+  for name in ('query', 'key', 'value')
+} | {'out/kernel': ((8, 8), ('joined_kv', 'embed'))}
 _LAYER = {
-  'encoder': {
-    'pre_attention_layer_norm': _NORM,
-    'attention': _ATTENTION,
-    'pre_mlp_layer_norm': _NORM,
-  },
+  'encoder': {'pre_attention_layer_norm': _NORM, 'attention': _ATTENTION},
   'decoder': {
     'pre_self_attention_layer_norm': _NORM,
     'self_attention': _ATTENTION,
     'pre_cross_attention_layer_norm': _NORM,
     'encoder_decoder_attention': _ATTENTION,
-    'pre_mlp_layer_norm': _NORM,
   },
 }
+
+
+def block(gated):
+  names = ('wi_0', 'wi_1') if gated else ('wi',)
+  tree = {f'{name}/kernel': ((8, 6), ('embed', 'mlp')) for name in names}
+  return tree | {'wo/kernel': ((6, 8), ('mlp', 'embed'))}
 
 
 def expected_tree(gated, scan, tied):
@@ -76,7 +64,8 @@ def expected_tree(gated, scan, tied):
       (2, 32),
       ('heads', 'relpos_buckets'),
     )
-    for part, leaves in {**parts, 'mlp': _MLP[gated]}.items():
+    both = {'pre_mlp_layer_norm': _NORM, 'mlp': block(gated)}
+    for part, leaves in (parts | both).items():
       for leaf, (shape, axes) in leaves.items():
         if scan:
           name = f'{stack}/layers/{part}/{leaf}'
@@ -317,25 +306,6 @@ def test_scanned_decoding_and_its_cache():
       }
     }
   }
-
-
-def test_dropout():
-  module = model(dropout_rate=0.3, num_encoder_layers=1, num_decoder_layers=1)
-  params = params_of(module)
-
-  @jit
-  def apply(key):
-    rngs = {'dropout': key}
-    return forward(module, params, *batch(), enable_dropout=True, rngs=rngs)
-
-  first = apply(jax.random.key(0))
-  assert np.array_equal(first, apply(jax.random.key(0)))
-  assert not np.array_equal(first, apply(jax.random.key(1)))
-  # Off, it asks for no rng and does what a model without dropout does.
-  off = logits_of(module, params, *batch())
-  config = dataclasses.replace(module.config, dropout_rate=0.0)
-  without = network.Transformer(config)
-  assert np.array_equal(off, logits_of(without, params, *batch()))
 
 
 def test_preactivations_of_each_layer():

@@ -215,13 +215,3 @@ def test_keep_policy(tmp_path):
   run(tmp_path, 12, periods=PERIODS, max_to_keep=2, keep_period=4)
   steps = {int(p.name) for p in (tmp_path / 'checkpoints').iterdir()}
   assert steps == {4, 8, 10, 12}
-
-
-def test_a_half_written_step_is_not_taken_for_a_checkpoint(copy):
-  """What a process leaves that died while writing."""
-  source = copy / 'checkpoints/6'
-  half = pathlib.Path(f'{copy}/checkpoints/8.orbax-checkpoint-tmp')
-  shutil.copytree(source, half)
-  dataset = Numbered()
-  run(copy, 8, dataset, periods=PERIODS)
-  assert dataset.seen[0][0] == 6 * 8
