@@ -162,7 +162,7 @@ def test_is_finite_for_any_row(activation, reference, dtype):
 
 @each
 @hypothesis.settings(
-  max_examples=5, deadline=None, derandomize=True, database=None
+  max_examples=2, deadline=None, derandomize=True, database=None
 )
 @hypothesis.given(data=hypothesis.strategies.data())
 def test_follows_its_formula_for_any_input(activation, reference, data):

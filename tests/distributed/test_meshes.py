@@ -54,7 +54,7 @@ MESHES = {
   '8x1': (1, 1),
   'fully_sharded': (2, 2),
 }
-# The dearest to get right; test_train_step has three more, with Adafactor.
+# The dearest to get right; test_train_step has two more, with Adafactor.
 COVERING = [
   ('rational', '4x2', True, 'full', 2),
   ('polynorm_glu', 'fully_sharded', True, 'minimal', 1),

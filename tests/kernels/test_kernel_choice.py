@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from configs import mlp_block
-from ffn_cases import (
-  call,
-)
+from ffn_cases import call
 
 from t5x_variants import activations, chips, errors, kernels
 from t5x_variants.kernels import dispatch, tiles

@@ -53,16 +53,16 @@ def finished(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize('steps', [4, 8])  # Finished, and to be gone on with.
 @pytest.mark.parametrize(
-  'variant, binding, words',
-  [
-    ('gelu', None, "of ReLU, and this one is of GELU: .*'relu' and is now"),
-    ('squared_relu', None, 'of ReLU, and this one is of Squared ReLU'),
-    ('relu', 'RANDOM_SEED=1', 'RANDOM_SEED was 0 and is now 1'),
-    ('relu', 'BATCH_SIZE=16', 'BATCH_SIZE was 8 and is now 16'),
-    ('relu', 'PACK=False', 'PACK was True and is now False'),
+  'steps, variant, binding, words',
+  [  # Finished after step 4, and to be gone on with to step 8.
+    (4, 'gelu', None, "of ReLU, and this one is of GELU: .*'relu' and is now"),
+    (8, 'squared_relu', None, 'of ReLU, and this one is of Squared ReLU'),
+    (4, 'relu', 'RANDOM_SEED=1', 'RANDOM_SEED was 0 and is now 1'),
+    (8, 'relu', 'BATCH_SIZE=16', 'BATCH_SIZE was 8 and is now 16'),
+    (4, 'relu', 'PACK=False', 'PACK was True and is now False'),
     (
+      8,
       'relu',
       "TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 114}",
       'TASK_FEATURE_LENGTHS was None and is now',

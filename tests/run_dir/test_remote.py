@@ -9,7 +9,7 @@ import pathlib
 import signal
 
 import pytest
-from small_run import Numbered, losses, periods, run
+from small_run import Numbered, at_batch, losses, periods, run
 
 from t5x_variants import errors, paths
 from t5x_variants.run_dir import records
@@ -44,11 +44,7 @@ def test_a_run_is_resumed_from_a_bucket(bucket, tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(paths, 'is_remote', lambda path: False)
     expected = run(plain, 8, periods=PERIODS)
-
-  def terminate(number):
-    if number == 3:
-      os.kill(os.getpid(), signal.SIGTERM)
-
+  terminate = at_batch(3, signal.SIGTERM)
   run(bucket / 'run', 8, Numbered(before_batch=terminate), periods=PERIODS)
   assert run(bucket / 'run', 8, periods=PERIODS) == expected
   assert list((bucket / 'run').glob('events.out.tfevents.*'))

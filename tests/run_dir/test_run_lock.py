@@ -26,9 +26,7 @@ with run_lock.held(pathlib.Path(sys.argv[1])):
 
 def holder(folder):
   process = subprocess.Popen(
-    [sys.executable, '-c', HOLD, str(folder)],
-    stdout=subprocess.PIPE,
-    text=True,
+    [sys.executable, '-c', HOLD, str(folder)], stdout=subprocess.PIPE, text=True
   )
   assert process.stdout.readline() == 'held\n'
   return process

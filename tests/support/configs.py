@@ -11,7 +11,12 @@ def t5_config(
 
 
 def mlp_block(
-  mlp_dim, activation='gelu', gated=False, implementation=None, **others
+  mlp_dim,
+  activation='gelu',
+  gated=False,
+  implementation=None,
+  save=None,
+  **others,
 ):
-  block = mlp.FeedForwardConfig(activation, gated, implementation)
+  block = mlp.FeedForwardConfig(activation, gated, implementation, save)
   return mlp.MlpBlock(mlp_dim, block, **others)

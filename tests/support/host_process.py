@@ -1,8 +1,8 @@
 """One process of a small run on several, which notes what it read and found.
 
-  python tests/support/host_process.py JSON [flags of `cli.host_flags`]
-
-Signals come at a step of its choice, in the process of its choice.
+tests/distributed/test_hosts.py runs it by tools/forked.py: the module, a JSON
+object, and flags of `cli.host_flags`. Signals come at a step of its choice, in
+the process of its choice.
 """
 
 import hashlib
@@ -29,6 +29,12 @@ PERIOD = 4  # steps between checkpoints
 def main() -> None:
   logs.quiet()
   options = json.loads(flags.FLAGS.options)
+  # Before JAX is asked for devices; a fork has it imported already.
+  os.environ['XLA_FLAGS'] = (
+    f'--xla_force_host_platform_device_count={options["devices"]} '
+    '--xla_backend_optimization_level=0'
+  )
+  os.environ.update(options['environment'])
   with hosts.joined(flags.FLAGS):
     import jax
 

@@ -45,13 +45,6 @@ def precompile(*arguments, files=FILES):
   )
 
 
-def test_a_wrong_slice_ends_with_status_2_and_a_sentence():
-  result = precompile('--topology=v5e-250')
-  assert result.returncode == 2
-  assert 'Did you mean v5e-256?' in result.stderr
-  assert 'Traceback' not in result.stderr
-
-
 SMALL = (
   '--gin.SCAN_LAYERS=True',
   '--gin.BATCH_SIZE=16',
@@ -106,22 +99,6 @@ def test_what_does_not_fit_names_a_cure_that_fits():
   flags = re.search('Nearest cure.*: add (.*)', result.stdout)[1]
   cured = precompile(*arguments, *shlex.split(flags))
   assert cured.returncode == 0, cured.stdout + cured.stderr[-4000:]
-
-
-@compiler
-@needs_libtpu
-@pytest.mark.parametrize(
-  'arguments, files, message',
-  [
-    (['--gin.BATCH_SIZE=130', '--gin.MODEL_AXIS_SIZE=1'], FILES, 'for example'),
-    (['--gin.MODEL_AXIS_SIZE=3'], FILES, 'does not divide the 4 device'),
-    ([], (*FILES, 'gin/tpu/v5e-256.gin'), 'but there are 4'),
-  ],
-)
-def test_a_mesh_or_a_batch_that_is_not_the_slice_s(arguments, files, message):
-  result = precompile('--topology=v5e-4', *arguments, files=files)
-  assert result.returncode == 2 and message in result.stderr
-  assert 'Traceback' not in result.stderr
 
 
 def record(**changes):

@@ -9,7 +9,7 @@ import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_run import Numbered, losses, periods, run
+from small_run import Killed, Numbered, losses, periods, run
 
 from t5x_variants import errors
 from t5x_variants.run_dir import records
@@ -133,10 +133,6 @@ def kept(folder):
     for path in (folder / 'checkpoints').iterdir()
     if path.name.isdigit()
   )
-
-
-class Killed(Exception):
-  """Ends a run with nothing saved beyond its last checkpoint."""
 
 
 def test_best_checkpoint_test_and_restarts(jumping, tmp_path):
