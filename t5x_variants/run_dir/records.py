@@ -336,6 +336,12 @@ class Writer(Protocol):
 
   earlier: Sequence[Mapping]
 
+  def __enter__(self) -> object:
+    """Of a context; what it returns is not used."""
+
+  def __exit__(self, *error) -> None:
+    """Writes what is left."""
+
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
     """Writes one record."""
 

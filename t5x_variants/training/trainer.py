@@ -133,9 +133,10 @@ def train(
       logs.say(line)
     best.restore(records.evaluations(folder, start))
     saved.keep(best.best_step)
-    writer = stack.enter_context(
+    writer: records.Writer = (
       records.RunWriter(folder, start) if first else records.NoWriter()
     )
+    stack.enter_context(writer)
     abstract = jax.tree.map(_abstract, state)
     ended = training_loop.Loop(
       total_steps=total_steps,
@@ -282,7 +283,7 @@ def _test(
   best: selection.Selection,
   saved: checkpoints.Checkpoints,
   abstract: train_state.TrainState,
-  writer: records.RunWriter,
+  writer: records.Writer,
   folder: pathlib.Path | epath.Path,
 ) -> None:
   """Writes the best checkpoint's 'test' record, unless there is one."""
