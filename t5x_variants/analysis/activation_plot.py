@@ -77,7 +77,7 @@ def plot(
   layers = observe(
     model, params, list(itertools.islice(held_out.open(), batches))
   )
-  activation = model.config.activation
+  activation = model.config.feed_forward.activation
   print(summary(activation, layers))
   name = layout.variant(layout.settings(run)) or activation.name
   drawn = draw(activation, layers, f'{name} at step {step:,} ({run.name})')
