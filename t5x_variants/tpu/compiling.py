@@ -207,7 +207,7 @@ class Workshop:
       except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
           raise
-        raise DoesNotFit(' '.join(str(error).split())[:300]) from error
+        raise DoesNotFit(errors.reason(error)) from error
     moved = collectives.moved(compiled.as_text())
     return Compiled(
       compiled.memory_analysis().peak_memory_in_bytes,

@@ -288,25 +288,31 @@ def test_register_adds_one_row(monkeypatch):
 @pytest.mark.parametrize(
   'call, message',
   [
-    (lambda: activations.get('gleu'), "did you mean 'gelu'.*allowed: relu, "),
-    (lambda: activations.get(3), 'unknown activation 3; allowed'),
+    (
+      lambda: activations.get('gleu'),
+      "did you mean 'gelu'.*are relu, ",
+    ),
+    (lambda: activations.get(3), 'no activation 3; allowed'),
     (lambda: activations.register('relu'), "not 'relu'; make one with"),
     (
       lambda: activations.define('x', None, paper='', kind='column'),
-      "kind 'column'; allowed: elementwise, rowwise",
+      "kind 'column'; allowed are elementwise, rowwise",
     ),
-    (lambda: rational.rational('E'), "version 'E'; allowed: A, B, C, D"),
-    (lambda: rational.rational(degrees=(5, -4)), r'\(5, -4\): allowed is a'),
-    (lambda: rational.rational(degrees=5), 'degrees 5: allowed is a pair'),
-    (lambda: rational.rational(degrees='5/4'), "degrees '5/4': allowed is"),
-    (lambda: rational.rational(degrees=(5, 4.0)), r'4\.0\): allowed is'),
+    (lambda: rational.rational('E'), "version 'E'; allowed are A, B, C, D"),
+    (lambda: rational.rational(degrees=(5, -4)), r'\(5, -4\); allowed is a'),
+    (
+      lambda: rational.rational(degrees=5),
+      'rational are 5; allowed is a pair',
+    ),
+    (lambda: rational.rational(degrees='5/4'), "are '5/4'; allowed is"),
+    (lambda: rational.rational(degrees=(5, 4.0)), r'4\.0\); allowed is'),
     (
       lambda: rational.rational(approximates='silu'),
-      "start as 'silu'; allowed: gelu, relu",
+      "start as 'silu'; allowed are gelu, relu",
     ),
     (
       lambda: rational.rational(coefficients='mine'),
-      "coefficients 'mine'; allowed: fitted, published, or a pair",
+      "coefficients 'mine'; allowed are fitted, published, or a pair",
     ),
     (lambda: rational.rational(coefficients=[1.0]), 'allowed are .*a pair'),
     (
@@ -326,9 +332,9 @@ def test_register_adds_one_row(monkeypatch):
       lambda: rational.rational('C', (1, 1), coefficients=([0, 1], [1])),
       'has 2 numerator and 2 denominator coefficients, but was given 2 and 1',
     ),
-    (lambda: polycom.polynorm(0), 'polynorm of order 0: .* from 1 up'),
-    (lambda: polycom.polyrelu(-1), 'polyrelu of order -1'),
-    (lambda: polycom.polyrelu(2.0), r'polyrelu of order 2\.0'),
+    (lambda: polycom.polynorm(0), 'order of polynorm is 0; .* from 1 up'),
+    (lambda: polycom.polyrelu(-1), 'order of polyrelu is -1'),
+    (lambda: polycom.polyrelu(2.0), r'order of polyrelu is 2\.0'),
     (
       lambda: activations.get('polynorm').fn(
         jnp.ones(3), polycom.polynorm(2).init()
@@ -342,5 +348,6 @@ def test_register_adds_one_row(monkeypatch):
   ],
 )
 def test_a_slip_is_named(call, message):
-  with pytest.raises(errors.UserError, match=message):
+  with pytest.raises(errors.UserError, match=message) as error:
     call()
+  assert str(error.value)[0].isupper() and str(error.value)[-1] == '.'

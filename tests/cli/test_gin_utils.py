@@ -301,7 +301,7 @@ def launch(*arguments):
     (['gin/models/tiny.gin'], 'Write --gin_file=gin/models/tiny.gin'),
     (
       command("--gin.ACTIVATION='swigloo'", '--dry_run'),
-      "unknown activation 'swigloo'",
+      "error: There is no activation 'swigloo'",
     ),
   ],
 )

@@ -1,14 +1,16 @@
 """Every slip is answered by one sentence, with status 2, and nothing is lost.
 
 The slips are the rows of tests/support/slips.py. Each is run as the command it
-is, in a process of its own (tests/support/command_server.py), in a folder that
-has what a user has after some days; afterwards not a byte in it is another one.
+is, in a process of its own (tools/forked.py), in a folder that has what a user
+has after some days; afterwards not a byte in it is another one.
 """
 
+import functools
 import hashlib
 import json
 import os
 import pathlib
+import pkgutil
 import re
 import shutil
 import signal
@@ -16,11 +18,15 @@ import subprocess
 import sys
 import time
 
+import forked
 import psutil
 import pytest
 import slips
 
+import t5x_variants
+
 ROOT = pathlib.Path(__file__).parents[2]
+TIMEOUT = 280  # seconds
 MICRO = """\
 # A model of a few numbers, for tests.
 from __gin__ import dynamic_registration
@@ -38,6 +44,18 @@ network.T5Config:
 """
 
 
+@functools.cache
+def modules():
+  """Every module of the package that is no command, and what plots import."""
+  found = ['matplotlib.figure']
+  for module in pkgutil.walk_packages(t5x_variants.__path__, 't5x_variants.'):
+    spec = module.module_finder.find_spec(module.name)
+    source = pathlib.Path(spec.origin).read_text(encoding='utf-8')
+    if "__name__ == '__main__'" not in source and 'torch' not in source:
+      found.append(module.name)
+  return found
+
+
 class World:
   """The folder that commands run in, and what runs them.
 
@@ -46,8 +64,7 @@ class World:
     pipe: where some commands look for a file, and wait.
     opened: its ends for writing; while one is open they wait.
     printed: what the last command prints, files by 'stdout' and 'stderr'.
-    process: the last command's number.
-    seconds: CPU time of all commands so far.
+    process: the last command.
   """
 
   def __init__(self, folder: pathlib.Path):
@@ -55,36 +72,21 @@ class World:
     self.printed = {name: folder / name for name in ('stdout', 'stderr')}
     self.pipe = self.folder / 'pipe'
     self.opened = []
-    self.process, self.seconds = 0, 0.0
-    self._server = subprocess.Popen(
-      [
-        sys.executable,
-        # JAX warns that a fork of a process with threads may hang: of one that
-        # computes. The server does not.
-        *('-W', 'ignore:os.fork'),
-        ROOT / 'tests/support/command_server.py',
-      ],
-      env=os.environ
-      | {
-        'PYTHONPATH': str(ROOT),
-        'XDG_CACHE_HOME': str(folder / 'cache'),
-        # One device, as at home; what is run once is not worth optimising.
-        'XLA_FLAGS': '--xla_backend_optimization_level=0',
-        'TF_CPP_MIN_LOG_LEVEL': '3',
-      },
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-    assert self._server.stdout.readline() == 'ready\n'
 
   def start(self, argv, stdin: str = os.devnull) -> None:
-    """Starts a command."""
-    request = {'argv': argv, 'folder': str(self.folder), 'stdin': stdin}
-    request |= {name: str(path) for name, path in self.printed.items()}
-    self._server.stdin.write(json.dumps(request) + '\n')
-    self._server.stdin.flush()
-    self.process = int(self._server.stdout.readline())
+    """Starts a command: a module of the package, or a script of tools/."""
+    name, *rest = argv
+    script = name.endswith('.py')
+    for path in self.printed.values():
+      path.write_text('')
+    self.process = forked.start(
+      [str(ROOT / 'tools' / name) if script else f't5x_variants.{name}', *rest],
+      output=self.printed['stdout'],
+      errors=self.printed['stderr'],
+      stdin=stdin,
+      folder=self.folder,
+      modules=tuple(modules()),
+    )
 
   def run(self, argv) -> tuple[int, str, str]:
     """Runs a command; its exit status and what it printed to where."""
@@ -93,8 +95,11 @@ class World:
 
   def ended(self) -> tuple[int, str, str]:
     """Waits for the command that was started last; the same."""
-    status, self.seconds = map(float, self._server.stdout.readline().split())
-    return int(status), *(
+    self.process.join(TIMEOUT)
+    if self.process.exitcode is None:
+      self.process.kill()
+      self.process.join()
+    return self.process.exitcode, *(
       path.read_text(encoding='utf-8', errors='replace')
       for path in self.printed.values()
     )
@@ -112,9 +117,6 @@ class World:
       )
       for path in self.folder.rglob('*')
     }
-
-  def close(self) -> None:
-    self._server.communicate(timeout=60)
 
 
 def fill(world: World) -> None:
@@ -136,7 +138,7 @@ def fill(world: World) -> None:
   world.made(slips.train(*run))
   world.made(slips.prepare('--output=prepared', '--workers=1'))
   world.made(['export_hf', '--run=runs/relu', '--output=hf'])
-  world.made(slips.import_hf('--checkpoint=hf', '--output=imported'))
+  world.made(slips.import_weights('--checkpoint=hf', '--output=imported'))
   break_copies(folder)
 
 
@@ -168,11 +170,21 @@ def break_copies(folder: pathlib.Path) -> None:
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-  found = World(tmp_path_factory.mktemp('slips'))
-  found.folder.mkdir()
-  fill(found)
-  yield found
-  found.close()
+  folder = tmp_path_factory.mktemp('slips')
+  environment = {
+    'PYTHONPATH': str(ROOT),
+    'XDG_CACHE_HOME': str(folder / 'cache'),
+    # One device, as at home; what is run once is not worth optimising.
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    'TF_CPP_MIN_LOG_LEVEL': '3',
+  }
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in environment.items():
+      patch.setenv(name, value)
+    found = World(folder)
+    found.folder.mkdir()
+    fill(found)
+  return found
 
 
 @pytest.mark.parametrize('name', slips.SLIPS)
@@ -192,7 +204,7 @@ def printed(words):
 
 
 def has_children(world):
-  return bool(psutil.Process(world.process).children())
+  return bool(psutil.Process(world.process.pid).children())
 
 
 def reads_the_pipe(world):
@@ -231,10 +243,10 @@ def test_ctrl_c_ends_it_with_one_line_and_status_130(world, name):
   try:
     world.start(argv, str(world.folder / 'terminal'))
     while not ready(world):
-      assert psutil.pid_exists(world.process), world.ended()
+      assert world.process.is_alive(), world.ended()
       time.sleep(0.01)
-    processes = psutil.Process(world.process).children(recursive=True)
-    os.kill(world.process, signal.SIGINT)
+    processes = psutil.Process(world.process.pid).children(recursive=True)
+    os.kill(world.process.pid, signal.SIGINT)
     status, _, told = world.ended()
     assert told.splitlines()[-1] == 'Interrupted.', told
     assert 'Traceback' not in told

@@ -62,12 +62,8 @@ def precompile(*more):
   return ['precompile', *MODEL, run, *more]
 
 
-def import_hf(*more):
-  return ['import_hf', *MODEL, *more]
-
-
-def import_t5x(*more):
-  return ['import_t5x', *MODEL, *more]
+def import_weights(*more):
+  return ['import_weights', *MODEL, *more]
 
 
 def sweep(*more):
@@ -645,7 +641,7 @@ PATHS = {
   ),
   'a Hugging Face folder as a checkpoint': (
     finetune("--gin.INITIAL_CHECKPOINT_PATH='hf'"),
-    ['hf', 'import_hf'],
+    ['hf', 'import_weights'],
   ),
   'a checkpoint that is a number': (
     finetune('--gin.INITIAL_CHECKPOINT_PATH=1'),
@@ -860,44 +856,32 @@ COMMANDS = {
     precompile('--topology=v5e-8', '--record=file.txt/x.json'),
     ['--record=file.txt/x.json'],
   ),
-  'import nothing': (import_hf('--output=new'), ['--checkpoint']),
-  'import to nowhere': (import_hf('--checkpoint=hf'), ['--output']),
+  'import nothing': (import_weights('--output=new'), ['--checkpoint']),
+  'import to nowhere': (import_weights('--checkpoint=hf'), ['--output']),
   'import what is not there': (
-    import_hf('--checkpoint=nothing', '--output=new'),
+    import_weights('--checkpoint=nothing', '--output=new'),
     ['nothing'],
   ),
   'import over a folder': (
-    import_hf('--checkpoint=hf', '--output=texts'),
+    import_weights('--checkpoint=hf', '--output=texts'),
     ['--output=texts'],
   ),
   'import over a file': (
-    import_hf('--checkpoint=hf', '--output=file.txt'),
+    import_weights('--checkpoint=hf', '--output=file.txt'),
     ['--output=file.txt'],
   ),
   'import a run': (
-    import_hf('--checkpoint=runs/relu', '--output=new'),
+    import_weights('--checkpoint=runs/relu', '--output=new'),
     ['runs/relu', 'need no import', '--gin.INITIAL_CHECKPOINT_PATH='],
   ),
   'import as another variant': (
-    ['import_hf', MODEL[0], '--gin_file=gin/variants/geglu.gin']
+    ['import_weights', MODEL[0], '--gin_file=gin/variants/geglu.gin']
     + ['--checkpoint=hf', '--output=new'],
     ['hf', 'relu'],
   ),
   'import without a model': (
-    ['import_hf', '--checkpoint=hf', '--output=new'],
+    ['import_weights', '--checkpoint=hf', '--output=new'],
     ['--gin_file=gin/models/X.gin'],
-  ),
-  'import a t5x checkpoint that is not there': (
-    import_t5x('--checkpoint=nothing/checkpoint_1', '--output=new'),
-    ['nothing/checkpoint_1'],
-  ),
-  'import Hugging Face as t5x': (
-    import_t5x('--checkpoint=hf', '--output=new'),
-    ['hf'],
-  ),
-  'import a run as t5x': (
-    import_t5x('--checkpoint=runs/relu', '--output=new'),
-    ['runs/relu'],
   ),
   'export nothing': (['export_hf', '--output=new'], ['--run']),
   'export to nowhere': (['export_hf', '--run=runs/relu'], ['--output']),

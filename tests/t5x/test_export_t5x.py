@@ -75,7 +75,7 @@ def shapes_of(tree):
 
 
 @pytest.mark.parametrize('scan', [False, True])
-def test_import_t5x_reads_back_what_was_exported(scan, run, tmp_path, capsys):
+def test_our_reader_reads_back_what_was_exported(scan, run, tmp_path, capsys):
   _, params = run('rational_glu', f'SCAN_LAYERS = {scan}')
   step = export(tmp_path)
   assert f'INITIAL_CHECKPOINT_PATH="\'{step}\'"' in capsys.readouterr().err

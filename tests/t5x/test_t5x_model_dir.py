@@ -4,7 +4,6 @@ import gin
 import pytest
 
 from t5x_variants import errors, for_t5x
-from t5x_variants.run_dir import layout
 
 CONFIG = """
 from __gin__ import dynamic_registration
@@ -50,7 +49,7 @@ network.Transformer.config = @network.T5Config()
 
 def changed(old, new):
   assert CONFIG.count(old) == 1, old
-  return layout.parsed(CONFIG.replace(old, new))
+  return CONFIG.replace(old, new)
 
 
 def operative(text):

@@ -384,7 +384,7 @@ def test_a_task_of_one_s_own(script, launch, tmp_path):
 
 
 def test_t5x_trains_on_where_our_trainer_stopped(pairs, launch, tmp_path):
-  """By export_t5x; and import_t5x reads back what t5x was given."""
+  """By export_t5x; and `weights.t5x` reads back what t5x was given."""
   run, out, tuned = (tmp_path / name for name in ('run', 'out', 'tuned'))
   launch(
     't5x_variants.train',
@@ -543,7 +543,10 @@ def test_an_unknown_axis_is_named_and_the_cure_works(launch, tmp_path):
 @pytest.mark.parametrize(
   'change, message',
   [
-    ("--gin.ACTIVATION='gellu'", "unknown activation 'gellu' (did you mean"),
+    (
+      "--gin.ACTIVATION='gellu'",
+      "no activation 'gellu' (did you mean",
+    ),
     ('--gin_file=gin/data/prepared.gin', 'prepared data (gin/data/prepared'),
     ('--gin.VOCAB_SIZE=256', '359 ids, but the model VOCAB_SIZE=256'),
     ('--gin.MODEL_AXIS_SIZE=2', 'MODEL_AXIS_SIZE is 2: 1 process(es) with 1'),

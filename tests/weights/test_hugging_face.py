@@ -204,7 +204,7 @@ def test_the_commands(tmp_path):
   model, params = random_model(**sizes, activation='gelu', gated=True)
   export(tmp_path / 'hf', model, params)
   done = command(
-    'import_hf',
+    'import_weights',
     *files,
     f'--checkpoint={tmp_path}/hf',
     f'--output={tmp_path}/imported',

@@ -422,13 +422,13 @@ def test_the_commands_from_t5x_to_transformers(tmp_path):
   values = random_values(shapes_of(**sizes, mlp_dim=256))
   step = write_t5x(tmp_path, values)
   to = f'--output={tmp_path}/imported'
-  status, said = command('import_t5x', *files, f'--checkpoint={step}', to)
+  status, said = command('import_weights', *files, f'--checkpoint={step}', to)
   assert (status, 'INITIAL_CHECKPOINT_PATH' in said) == (0, True), said
   found = saved.open_checkpoint(tmp_path / 'imported')
   assert (found.step, found.variant) == (7, 'GEGLU')
   other = ('--gin.MLP_DIM=768', f'--checkpoint={step}')
   to = f'--output={tmp_path}/wide'
-  status, said = command('import_t5x', *files, *other, to)
+  status, said = command('import_weights', *files, *other, to)
   assert status == 2 and '[128, 512] in this model' in said
   assert not list(tmp_path.glob('wide*'))
   status, said = command(
