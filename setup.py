@@ -1,15 +1,17 @@
 """Packaging: bounds rather than pins, and the gin tree inside the wheel."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 README = HERE / 'README.md'
+INIT = HERE / 't5x_variants' / '__init__.py'
 
 setup(
   name='t5x-variants',
-  version='0.1.0',
+  version=re.findall("__version__ = '(.+)'", INIT.read_text('utf-8'))[0],
   description=(
     'T5 with gated, rational and polynomial feed-forward blocks, in JAX '
     'and Flax for TPUs.'
@@ -24,7 +26,7 @@ setup(
   ],
   package_dir={'t5x_variants.gin': 'gin'},
   package_data={
-    't5x_variants': ['**/*.json'],
+    't5x_variants': ['**/*.json', 'py.typed'],
     't5x_variants.gin': ['**/*.gin'],
   },
   install_requires=[

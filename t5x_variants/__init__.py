@@ -1,1 +1,3 @@
 """T5 with a choice of feed-forward block: gated, rational or polynomial."""
+
+__version__ = '0.1.0'

@@ -3,25 +3,25 @@
   python -m t5x_variants.plot loss runs/relu runs/swiglu* -o loss.png
   python -m t5x_variants.plot activations runs/rational -o activations.png
 
-`loss` takes run directories, or folders below which they are. It draws one line
+`loss` takes run directories, or folders that contain some. It draws one line
 for each variant: the mean held-out loss over its runs, which differ in
 RANDOM_SEED, in a band of one standard deviation to either side. Runs that
 differ in any other setting get lines of their own, and the setting is named. A
-table of the last losses goes to stdout. Only config.gin, metrics.jsonl and
-model-info.txt are read, and a run that is still going on may be drawn too.
-Training time is the steps' own, seconds_per_step times steps: without
-compilation, evaluation, checkpoints and the time between a stop and a restart.
+table of the last losses goes to stdout. It reads config.gin, metrics.jsonl and
+model-info.txt, and a run that is still going on may be drawn too. Training
+time is the sum of the steps' own times (seconds_per_step): compilation,
+evaluation, checkpoints and the time between a stop and a restart are left out.
 
 `activations` takes one run directory. It draws one panel for each layer of the
 encoder and of the decoder: the learned function (solid), the function it
 started as (dashed) and, in grey and on a scale of its own, a histogram of the
-pre-activations that the layer computes on the run's held-out data, padding left
-out. The x axis goes from their 0.1 % to their 99.9 % quantile. A table of
+pre-activations z that the layer computes on the run's held-out data, without
+padding. The x axis goes from the 0.1 % to the 99.9 % quantile of z. A table of
 coefficients and ranges goes to stdout. A row-wise activation (PolyNorm) has no
-graph, since its value depends on the whole row: drawn is what z gives as one
-more entry of a row that the layer has seen, the median over 32 such rows
-(solid) and 5 to 95 % of them (band). Read are config.gin and the newest
-checkpoint; it runs on a CPU unless JAX_PLATFORMS says otherwise.
+graph, since its value depends on the whole row. Its panel shows the value at z
+where z is one more entry of a row that the layer has seen: the median over 32
+such rows (solid) and 5 to 95 % of them (band). It reads config.gin and the
+newest checkpoint, and runs on a CPU unless JAX_PLATFORMS names another device.
 """
 
 import os

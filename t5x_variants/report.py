@@ -1,15 +1,15 @@
-"""Tables of what runs reached, as Markdown, next to the papers' numbers.
+"""Prints tables of what runs reached, as Markdown, next to the papers' numbers.
 
   python -m t5x_variants.report runs/low_data/finetune --baseline=relu
   python -m t5x_variants.report runs/glu --table=glu_1 -o table1.md
 
-The arguments are run directories, or folders below which they are. Rows are
-variants, columns tasks and their metrics; runs with a part frozen by a name, as
-the arms of gin/runs/low_data.gin, have rows of their own. A run's number is
-that of its 'test' record; where no run of a column has one, the best of its
-'eval' records after step 0 (of a loss the lowest, of any other metric the
-highest). Only metrics.jsonl and config.gin are read; a run on one task is of
-the task that its folder's folder is named after, as a sweep does it.
+The arguments are run directories, or folders that contain some. Rows are
+variants, columns are tasks and their metrics. Runs in which a named part is
+frozen (the arms of gin/runs/low_data.gin) have rows of their own. A run's
+number is that of its 'test' record; where no run of a column has one, it is
+the best of its 'eval' records after step 0 (the lowest loss, the highest of
+any other metric). The command reads metrics.jsonl and config.gin. A run's task
+is the name of the folder above the run's, as sweeps arrange them.
 
 A cell is the mean over seeds, the sample standard deviation s and the number
 of seeds n. Below it is the difference to the baseline, d = x - x_baseline,

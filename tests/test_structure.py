@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+import t5x_variants
+
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / 't5x_variants'
 # Rooms from the ground up: each may import from the floors below it. The
@@ -180,6 +182,7 @@ def test_the_wheel_holds_the_gin_tree_and_the_tables(monkeypatch):
   assert readme in source
   source = source.replace(readme, "''")  # It may not be written yet.
   exec(compile(source, ROOT / 'setup.py', 'exec'), {'__file__': 'setup.py'})
+  assert seen['version'] == t5x_variants.__version__
   packages = {name_of(path.parent / '__init__.py') for path in modules()}
   assert set(seen['packages']) == packages | {'t5x_variants.gin'}
   assert seen['package_dir']['t5x_variants.gin'] == 'gin'
@@ -203,6 +206,12 @@ def test_the_wheel_holds_the_gin_tree_and_the_tables(monkeypatch):
     assert re.match(r'[A-Za-z0-9_-]+(\[\w+\])?>=[\d.]+$', requirement), (
       f'{requirement}: bounds, not pins'
     )
+
+
+def test_the_citation_is_of_this_version():
+  citation = (ROOT / 'CITATION.cff').read_text(encoding='utf-8')
+  versions = re.findall('^version: (.+)$', citation, re.MULTILINE)
+  assert versions == [t5x_variants.__version__]
 
 
 def test_no_module_is_too_long_to_read():

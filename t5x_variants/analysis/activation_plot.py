@@ -4,14 +4,16 @@ One panel for each layer of the encoder and of the decoder: the learned
 function, the function it started as, and a histogram of the pre-activations
 that the layer computes, padding left out.
 
-A row-wise activation (PolyNorm) has no graph: its value depends on the whole
-row. Drawn is what z gives as one more entry of a row that the layer has seen.
+A row-wise activation (PolyNorm) has no graph, since its value depends on the
+whole row. Its panel shows the value at z where z is one more entry of a row
+that the layer has seen.
 """
 
 import dataclasses
 import itertools
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,17 +87,17 @@ def plot(
 
 def read_params(
   run: pathlib.Path, model: network.Transformer
-) -> tuple[int, Mapping[str, object]]:
+) -> tuple[int, dict[str, Any]]:
   """The step and the parameters, as numpy, of the newest checkpoint."""
   found = saved.open_checkpoint(run)
   shapes, _ = parameters.shapes_and_axes(model)
   cure = 'Its config.gin was not written by the same run.'
-  return found.step, fit.exact(found, shapes, cure)
+  return found.step, dict(fit.exact(found, shapes, cure))
 
 
 def observe(
   model: network.Transformer,
-  params: Mapping,
+  params: dict[str, Any],
   batches: list[Mapping[str, np.ndarray]],
 ) -> list[Layer]:
   """Applies the model and notes every layer's pre-activations."""
@@ -116,7 +118,7 @@ def observe(
 
   each = [jax.device_get(preactivations(batch)) for batch in batches]
   if model.config.scan_layers:
-    params = network.unstack_layers(dict(params))
+    params = network.unstack_layers(params)
     each = [network.unstack_layers(seen) for seen in each]
   config, layers = model.config, []
   for stack, count, tokens in (
@@ -137,14 +139,6 @@ def observe(
         )
       )
   return layers
-
-
-def limits(layer: Layer) -> tuple[float, float]:
-  """The x range: the 0.1 and the 99.9 % quantile."""
-  low, high = np.quantile(layer.z, [0.001, 0.999])
-  if high - low < 1e-6:
-    low, high = low - 1.0, high + 1.0
-  return float(low), float(high)
 
 
 def values(
@@ -200,7 +194,9 @@ def draw(activation: activations.Activation, layers: list[Layer], title: str):
 
 def _panel(ax, activation: activations.Activation, layer: Layer) -> None:
   """One layer's functions, over a histogram of what they are given."""
-  low, high = limits(layer)
+  low, high = np.quantile(layer.z, [0.001, 0.999])
+  if high - low < 1e-6:
+    low, high = low - 1.0, high + 1.0
   x = np.linspace(low, high, POINTS, dtype=np.float32)
   counts, edges = np.histogram(layer.z, BINS, (low, high))
   now = values(activation, layer.coefficients, x, layer)

@@ -21,6 +21,11 @@ _INDIFFERENT = {
   *('RANDOM_SEED', 'MODEL_DIR', 'LOG_PERIOD', 'EVAL_PERIOD'),
   *('CHECKPOINT_PERIOD', 'KEEP_CHECKPOINTS', 'KEEP_PERIOD', 'PROFILE_STEPS'),
 }
+# The numbers that records must have.
+_NEEDED = {
+  'train': ('loss', 'seconds_per_step', 'tokens_per_second'),
+  'eval': ('loss',),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +35,12 @@ class Run:
   Attributes:
     folder: the run directory.
     settings: see `layout.settings`.
-    train: its training records, at least one.
-    held_out: its evaluations.
+    records: those of 'train', at least one, and of 'eval'.
   """
 
   folder: pathlib.Path
   settings: dict[str, str]
-  train: list[dict]
-  held_out: list[dict]
+  records: dict[str, list[dict]]
 
   @property
   def name(self) -> str:
@@ -49,14 +52,11 @@ class Run:
     """The settings that change what is learned."""
     return {k: v for k, v in self.settings.items() if k not in _INDIFFERENT}
 
-  def records(self, split: str) -> list[dict]:
-    """The records of 'train' or 'eval'."""
-    return self.train if split == 'train' else self.held_out
-
   def seconds(self, steps: np.ndarray) -> np.ndarray:
     """Training time at each step, from how long the steps took."""
-    at = np.asarray([0] + [r['step'] for r in self.train], float)
-    rate = np.asarray([r['seconds_per_step'] for r in self.train])
+    train = self.records['train']
+    at = np.asarray([0] + [r['step'] for r in train], float)
+    rate = np.asarray([r['seconds_per_step'] for r in train])
     total = np.concatenate([[0.0], np.cumsum(rate * np.diff(at))])
     beyond = np.maximum(steps - at[-1], 0.0) * rate[-1]
     return np.interp(steps, at, total) + beyond
@@ -98,19 +98,17 @@ def read(folders: Sequence[str]) -> list[Run]:
   """
   found, left_out = [], []
   for folder in results.find(folders):
-    needed = ('loss', 'seconds_per_step', 'tokens_per_second')
     try:
-      run = Run(
-        folder,
-        layout.settings(folder),
-        results.read_records(folder, 'train', needed),
-        results.read_records(folder, 'eval', ['loss']),
-      )
+      settings = layout.settings(folder)
+      records = {
+        split: results.read_records(folder, split, needed)
+        for split, needed in _NEEDED.items()
+      }
     except errors.UserError as error:
       left_out.append(str(error))
       continue
-    if run.train:
-      found.append(run)
+    if records['train']:
+      found.append(Run(folder, settings, records))
     else:
       left_out.append(
         f'{folder} has no training record yet; one is written every '
@@ -125,7 +123,7 @@ def read(folders: Sequence[str]) -> list[Run]:
 
 def split_of(found: Sequence[Run]) -> str:
   """'eval', or 'train' when a run was never evaluated."""
-  missing = [str(run.folder) for run in found if not run.held_out]
+  missing = [str(run.folder) for run in found if not run.records['eval']]
   if not missing:
     return 'eval'
   logs.say(
@@ -195,7 +193,7 @@ def note_differences(groups: Groups, split: str) -> None:
         f'note: {label} has runs with one and the same seed: their spread says '
         'nothing.'
       )
-    last = {run.records(split)[-1]['step'] for run in members}
+    last = {run.records[split][-1]['step'] for run in members}
     if len(last) > 1:
       logs.say(
         f'note: {label} has runs that end at different steps '
@@ -205,7 +203,7 @@ def note_differences(groups: Groups, split: str) -> None:
 
 def curve(members: list[Run], split: str) -> Curve:
   """The loss of the runs of one group."""
-  by_step = [{r['step']: r['loss'] for r in m.records(split)} for m in members]
+  by_step = [{r['step']: r['loss'] for r in m.records[split]} for m in members]
   steps = np.asarray(sorted(set.intersection(*map(set, by_step))))
   if not len(steps):
     raise errors.UserError(
@@ -228,15 +226,18 @@ def summary(groups: Groups, split: str) -> str:
     loss = f'{found.mean[-1]:.4f}'
     if len(members) > 1:
       loss += f' +- {found.deviation[-1]:.4f}'
-    sizes = {layout.parameters(m.folder) for m in members}
+    sizes = {layout.parameters(m.folder) or 0 for m in members} - {0}
     rate = np.mean(
-      [np.median([r['tokens_per_second'] for r in m.train]) for m in members]
+      [
+        np.median([r['tokens_per_second'] for r in m.records['train']])
+        for m in members
+      ]
     )
     row = (
       label,
       ', '.join(m.settings.get('RANDOM_SEED', '?') for m in members),
       f'{found.steps[-1]:,}',
-      ' / '.join(f'{size:,}' for size in sorted(filter(None, sizes))) or '?',
+      ' / '.join(f'{size:,}' for size in sorted(sizes)) or '?',
       loss,
       f'{rate:,.0f}',
     )

@@ -131,9 +131,8 @@ def _limits(found: list[curves.Curve]) -> tuple[float, float]:
   variants no room.
   """
   begun = [c for c in found if c.steps[-1] > 0] or found
-  late = [c.loss[:, c.steps >= 0.25 * c.steps[-1]] for c in begun]
-  low = min(float(values.min()) for values in late)
-  high = max(float(values.max()) for values in late)
+  late = [c.loss[:, c.steps >= 0.25 * c.steps[-1]].ravel() for c in begun]
+  low, high = np.quantile(np.concatenate(late), [0, 1])
   margin = 0.05 * (high - low) or 0.05
   return low - margin, high + margin
 

@@ -1,26 +1,18 @@
 """What pictures share: their look, and how they are written."""
 
 import pathlib
-import typing
+from typing import Any
 
 from t5x_variants import errors, logs
 
 # Okabe and Ito's colours, told apart by colour-blind readers too, without
 # the yellow that is lost on white.
-COLOURS = (
-  '#0072b2',
-  '#d55e00',
-  '#009e73',
-  '#cc79a7',
-  '#000000',
-  '#e69f00',
-  '#56b4e9',
-)
+COLOURS = '#0072b2 #d55e00 #009e73 #cc79a7 #000000 #e69f00 #56b4e9'.split()
 # Seven colours and four dashes have no common factor: index i of both gives
 # 28 lines of which no two are alike, and neighbours differ in both.
 DASHES = ('-', (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 
-_STYLE: dict[str, object] = {
+_STYLE: dict[Any, Any] = {
   'font.size': 9,
   'axes.spines.top': False,
   'axes.spines.right': False,
@@ -45,7 +37,7 @@ def figure(width: float, height: float):
     raise errors.UserError(
       "Pictures need matplotlib: pip install 't5x-variants[plot]'."
     ) from error
-  matplotlib.rcParams.update(typing.cast(typing.Any, _STYLE))
+  matplotlib.rcParams.update(_STYLE)
   return matplotlib_figure.Figure((width, height), layout='constrained')
 
 

@@ -1,9 +1,7 @@
 """Tables of what runs reached, next to the papers' numbers.
 
-Rows are variants, columns tasks and their metrics. A cell has the mean over
-seeds, the sample standard deviation and the number of seeds n; below it the
-difference to the baseline, taken seed by seed, over the seeds that both have,
-with the interval of `statistics.half_width`.
+Rows are variants, columns tasks and their metrics; `_LEGEND` says what a cell
+is, and `statistics` what its interval is.
 """
 
 import dataclasses

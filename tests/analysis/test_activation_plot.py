@@ -143,6 +143,7 @@ def test_curves_and_histograms_of_a_run(activation_run, tmp_path, capsys):
     np.testing.assert_allclose(
       bars.get_transform().transform((low, 1)),
       (panel.bbox.x0, panel.bbox.y1),
+      rtol=1e-5,
     )
     row = next(line for line in out.splitlines() if line.startswith(name))
     assert f'{np.mean(np.abs(z) > 3):.2%}' in row

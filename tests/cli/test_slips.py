@@ -262,6 +262,25 @@ def test_ctrl_c_ends_it_with_one_line_and_status_130(world, name):
     (world.folder / 'terminal').unlink()
 
 
+@pytest.mark.parametrize(
+  'argv, words',
+  [
+    (['plot', 'loss', 'runs', '--whole', '-o', 'new.png'], 'ReLU'),
+    (['plot', 'activations', 'runs/relu', '--output=new.pdf'], 'encoder 0'),
+    (['report', 'runs', '--table=glu_1', '--output=new.md'], '**ReLU**'),
+  ],
+  ids=['loss', 'activations', 'report'],
+)
+def test_what_a_run_reached_is_drawn_and_printed(world, argv, words):
+  status, out, told = world.run(argv)
+  assert status == 0, told
+  (written,) = world.folder.glob('new.*')
+  assert written.stat().st_size > 1000
+  text = written.read_text('utf-8') if written.suffix == '.md' else out
+  assert words in text
+  written.unlink()
+
+
 COMMANDS = [
   *(path.stem for path in (ROOT / 't5x_variants').glob('*.py')),
   *(

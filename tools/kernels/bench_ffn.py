@@ -207,17 +207,10 @@ def times(options):
     d, width = MODELS[model]
     for name in options.blocks:
       f = mlp.width(width, ffn_forms.parse(name)[1])
-      for form, spent, memory in ffn_forms.times_of(
-        name, options.tokens or 1024, d, f
-      ):
-        rows.append(
-          (
-            name,
-            form,
-            f'{spent:.1f}',
-            '-' if memory is None else f'{memory:.0f}',
-          )
-        )
+      tokens = options.tokens or 1024
+      for form, spent, memory in ffn_forms.times_of(name, tokens, d, f):
+        used = '-' if memory is None else f'{memory:.0f}'
+        rows.append((name, form, f'{spent:.1f}', used))
   print(f'Measured, {jax.devices()[0].device_kind}, forward and backward pass:')
   print(pages.plain(rows))
 

@@ -29,22 +29,11 @@ RUNS = (
   ('t5_1_1_xxl', 'v4-512'),
 )
 COLUMNS = (
-  ('model', '---'),
-  ('variant', '---'),
-  ('slice', '---'),
-  ('mesh', '---'),
-  ('rows', '---:'),
-  ('remat', '---'),
-  ('parameters', '---:'),
-  ('optimizer', '---:'),
-  ('peak', '---:'),
-  ('of', '---:'),
-  ('share', '---:'),
-  ('estimate', '---:'),
-  ('TFLOP inputs', '---:'),
-  ('TFLOP targets', '---:'),
-  ('moved MB', '---'),
+  *('model', 'variant', 'slice', 'mesh', 'rows', 'remat', 'parameters'),
+  *('optimizer', 'peak', 'of', 'share', 'estimate', 'TFLOP inputs'),
+  *('TFLOP targets', 'moved MB'),
 )
+_TEXT = {'model', 'variant', 'slice', 'mesh', 'remat', 'moved MB'}
 
 
 class Row(NamedTuple):
@@ -120,8 +109,8 @@ def _compile(row: Row, file: pathlib.Path) -> None:
 
 def table(records) -> str:
   """Markdown of (row, record) pairs."""
-  names, rules = zip(*COLUMNS, strict=True)
-  return pages.markdown([names, *(_cells(*pair) for pair in records)], rules)
+  rules = ['---' if name in _TEXT else '---:' for name in COLUMNS]
+  return pages.markdown([COLUMNS, *(_cells(*pair) for pair in records)], rules)
 
 
 def _cells(row: Row, record) -> list[str]:
