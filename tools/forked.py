@@ -18,7 +18,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # What training imports; no command, since importing one defines its flags.
 TRAINING = (
@@ -60,6 +60,7 @@ def start(
   errors: str | os.PathLike | None = None,
   stdin: str | os.PathLike = os.devnull,
   folder: str | os.PathLike = '.',
+  environment: Mapping[str, str] | None = None,
   file_size: int | None = None,
   modules: tuple[str, ...] = TRAINING,
 ) -> multiprocessing.Process:
@@ -72,6 +73,8 @@ def start(
     errors: the same for standard error; None: to `output` too.
     stdin: the file to read standard input from.
     folder: the working folder.
+    environment: variables that are set besides those of the first command;
+      imports are done by then.
     file_size: bytes that its files may have, as a disk that is full would
       have it; None: any number.
     modules: what the server imports; it is started with the first command.
@@ -85,6 +88,7 @@ def start(
       list(arguments),
       [os.path.abspath(path) for path in (stdin, output, errors or output)],
       os.path.abspath(folder),
+      dict(environment or {}),
       file_size,
     ),
   )
@@ -92,12 +96,13 @@ def start(
   return process
 
 
-def _run(arguments, streams, folder, file_size) -> None:
+def _run(arguments, streams, folder, environment, file_size) -> None:
   """Becomes the command, and ends with its exit status."""
   # A terminal's Ctrl-C is for the one who started this process.
   os.setsid()
   signal.signal(signal.SIGINT, signal.default_int_handler)
   os.chdir(folder)
+  os.environ.update(environment)
   append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
   modes = os.O_RDONLY, append, append
   for number, (path, mode) in enumerate(zip(streams, modes, strict=True)):
@@ -124,6 +129,7 @@ def _status(arguments: Sequence[str]) -> int:
       sys.path.insert(0, os.path.dirname(arguments[0]))
       runpy.run_path(arguments[0], run_name='__main__')
     else:
+      sys.path.insert(0, '')  # As `python -m` has it.
       runpy.run_module(arguments[0], run_name='__main__', alter_sys=True)
     status = 0
   except SystemExit as end:

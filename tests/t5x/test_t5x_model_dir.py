@@ -111,11 +111,13 @@ def test_a_checkpoint_of_another_model(tmp_path, t5x_module, monkeypatch):
   gin.parse_config(
     """
     from __gin__ import dynamic_registration
+    from t5x_variants.model import mlp
     from t5x_variants.model import network
     MIXTURE_OR_TASK_NAME = 'other'
     ACTIVATION = 'gelu'
     network.Transformer.config = @network.T5Config()
-    network.T5Config.activation = %ACTIVATION
+    network.T5Config.feed_forward = @mlp.FeedForwardConfig()
+    mlp.FeedForwardConfig.activation = %ACTIVATION
     """
   )
   with pytest.raises(errors.UserError, match='ACTIVATION was @rational') as e:
