@@ -7,9 +7,9 @@ import pathlib
 import random
 import shutil
 import signal
-import sys
 import time
 
+import forking
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,9 +33,6 @@ from t5x_variants.run_dir import records
 from t5x_variants.training import checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / 'tools'))
-
-import forked  # noqa: E402
 
 
 @pytest.fixture(scope='module')
@@ -213,7 +210,7 @@ STEPS = 60
 def start(model_dir, output):
   """The real command, on the embedded corpus, with a model that is small."""
   files = ('models/tiny', 'variants/rational', 'data/embedded', 'runs/pretrain')
-  return forked.start(
+  return forking.start(
     [
       't5x_variants.train',
       *(f'--gin_file=gin/{file}.gin' for file in files),
