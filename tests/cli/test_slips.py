@@ -193,9 +193,12 @@ def world(tmp_path_factory):
   return found
 
 
-@pytest.mark.parametrize('name', slips.SLIPS)
-def test_a_slip_is_answered_by_one_sentence(world, name):
-  argv, words = slips.SLIPS[name]
+@pytest.mark.parametrize(
+  'argv, words',
+  [each[1:] for each in slips.SLIPS],
+  ids=[each[0] for each in slips.SLIPS],
+)
+def test_a_slip_is_answered_by_one_sentence(world, argv, words):
   before = world.listing()
   status, _, told = world.run(argv)
   assert 'Traceback' not in told and 'Path not found' not in told

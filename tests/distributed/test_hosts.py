@@ -11,9 +11,9 @@ import random
 import re
 import signal
 import socket
-import sys
 import time
 
+import forked
 import numpy as np
 import pytest
 
@@ -22,9 +22,6 @@ from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.data.text import corpora, vocabularies
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / 'tools'))
-
-import forked  # noqa: E402
 
 LIMIT = 60  # seconds that others may take to end
 WAIT = 500  # seconds for a whole run on a busy machine

@@ -35,10 +35,16 @@ def model(**sizes):
   return network.Transformer(config)
 
 
-def specs(mesh, dims=1, **sizes):
+def layout(mesh, dims=1, **sizes):
+  """Shapes, axes and shardings of the parameters."""
   shapes, axes = parameters.shapes_and_axes(model(**sizes))
   rules = partitioning.standard_logical_axis_rules(dims)
-  shardings = partitioning.param_shardings(shapes, axes, mesh, rules)
+  found = partitioning.param_shardings(shapes, axes, mesh, rules)
+  return shapes, axes, found
+
+
+def specs(mesh, dims=1, **sizes):
+  shardings = layout(mesh, dims, **sizes)[-1]
   return {
     path: tuple(sharding.spec)
     for path, sharding in traverse_util.flatten_dict(shardings, sep='/').items()
@@ -103,10 +109,7 @@ def test_rules_of_one_s_own():
 
 def test_an_optimizer_s_moments_lie_with_their_parameter():
   mesh = partitioning.make_mesh(4)
-  shapes, axes = parameters.shapes_and_axes(model())
-  shardings = partitioning.param_shardings(
-    shapes, axes, mesh, partitioning.standard_logical_axis_rules(2)
-  )
+  shapes, _, shardings = layout(mesh, 2)
   tx = optax.adam(1e-3)
   state = jax.eval_shape(tx.init, shapes)
   found = partitioning.state_shardings(state, shapes, shardings, mesh)
@@ -117,15 +120,12 @@ def test_an_optimizer_s_moments_lie_with_their_parameter():
 def test_the_train_state_s_shardings():
   """Of Adafactor with a group of its own for the coefficients."""
   mesh = partitioning.make_mesh(4)
-  shapes, axes = parameters.shapes_and_axes(model())
+  shapes, axes, shardings = layout(mesh)
   tx = optimizer.adafactor(
     axes,
     lambda step: 0.1,
     min_dim_size_to_factor=64,
     coefficients=optimizer.coefficient_adam(1e-3),
-  )
-  shardings = partitioning.param_shardings(
-    shapes, axes, mesh, partitioning.standard_logical_axis_rules()
   )
   state = jax.eval_shape(
     lambda key: train_state.create(model(), tx, key), jax.random.key(0)
@@ -155,11 +155,8 @@ def test_the_train_state_s_shardings():
 
 def test_a_state_made_sharded_is_the_state_made_whole():
   mesh = partitioning.make_mesh(4)
-  shapes, axes = parameters.shapes_and_axes(model())
+  shapes, axes, shardings = layout(mesh, 2)
   tx = optimizer.adafactor(axes, lambda step: 0.1)
-  shardings = partitioning.param_shardings(
-    shapes, axes, mesh, partitioning.standard_logical_axis_rules(2)
-  )
 
   def create(key):
     return train_state.create(model(), tx, key)

@@ -70,8 +70,7 @@ def test_a_trace_that_cannot_be_written_ends_no_run(
 
 def test_a_run_leaves_a_trace_where_tensorboard_looks(tmp_path, capsys):
   folder = tmp_path / 'run'
-  options = {'activation': 'relu', 'eval_dataset': None}
-  run(folder, 4, profile_steps=(2, 3), **options)
+  run(folder, 4, profile_steps=(2, 3), eval_dataset=None)
   traces = list(folder.glob('plugins/profile/*/*.xplane.pb'))
   assert len(traces) == 1
   # Each step names itself in it; xprof sums up by these.

@@ -68,17 +68,18 @@ def argv(text: str) -> list[str]:
   ]
 
 
-def row(command: str, text: str) -> tuple[list[str], list[str]]:
-  """A command, and what its answer must say."""
+def row(command: str, text: str) -> tuple[str, list[str], list[str]]:
+  """A command as in a row, its words, and what its answer must say."""
   arguments, sign, rest = re.match(
     r'(.*?)(?:(?:^| )(->|:) (.*))?$', text
   ).groups()
-  found = argv(f'{command} {arguments}')
+  short = f'{command} {arguments}'.strip()
+  found = argv(short)
   words = rest.split(' | ') if rest else []
   if sign != '->':
     name, value = re.match(r'--gin\.([^=]+)=(.*)$', found[-1]).groups()
-    words += [name, value.strip("'")]
-  return found, words
+    words += [name.split('.')[-1], value.strip("'")]
+  return short, found, words
 
 
 ROWS = {
@@ -139,6 +140,7 @@ TRAIN_STEPS=5 -> 'TRAIN_STEPS=5' | --gin.TRAIN_STEPS=5
 --gin.NUM_MICROBATCHES=3 -> BATCH_SIZE | NUM_MICROBATCHES | multiple of 3
 --gin.DROPOUT_RATE=1.0 : to less than 1
 --gin.PACK="'no'" : True or False
+--gin.EVAL_STEPS=None : whole number
 --gin.PROFILE_STEPS=20 : (20, 25)
 --gin.MODEL_AXIS_SIZE=3
 --gin.DATA_AXIS_SIZE=256 : None
@@ -370,8 +372,8 @@ ASKED --gin.DECODE_LENGTH="'64'" : whole number
 --gin.SWEEP_DIR="'file.txt'"
 """,
 }
-SLIPS = {
-  f'{command} {text}'.strip(): row(command, text)
+SLIPS = [
+  row(command, text)
   for command, block in ROWS.items()
   for text in block.replace('\n  ', ' ').strip('\n').split('\n')
-}
+]

@@ -142,6 +142,11 @@ def run(tx, params, steps=STEPS, gradients=None):
   return jax.device_get(params)
 
 
+def moved(params, steps=STEPS, **options):
+  """Parameters by name after some steps of ours."""
+  return flatten(run(optimizer.adafactor(AXES, rate, **options), params, steps))
+
+
 def worst(got, wanted):
   """Largest difference, relative to the size of its layer's parameter."""
   differences = {}
@@ -186,9 +191,7 @@ def test_agrees_with_t5x(wanted, coefficients, t5x_module, record_property):
     p, state = definition.apply_gradient(
       hyper, p, state, make_gradients(params, step)
     )
-  ours = flatten(
-    run(optimizer.adafactor(AXES, rate, coefficients=coefficients), params)
-  )
+  ours = moved(params, coefficients=coefficients)
   theirs = jax.device_get(flatten(p))
   if coefficients is not None:  # t5x has no group for them: all others agree.
     theirs = {k: v for k, v in theirs.items() if not is_coefficient(k)}
@@ -200,14 +203,7 @@ def test_agrees_with_t5x(wanted, coefficients, t5x_module, record_property):
 
 def test_coefficients_follow_adam_and_the_rest_does_not_notice(wanted):
   params = make_params()
-  got = flatten(
-    run(
-      optimizer.adafactor(
-        AXES, rate, coefficients=optimizer.coefficient_adam(3e-3)
-      ),
-      params,
-    )
-  )
+  got = moved(params, coefficients=optimizer.coefficient_adam(3e-3))
   differences = worst(got, wanted)
   start = flatten(params)
   for name in SHAPES:
@@ -227,18 +223,10 @@ def test_coefficients_follow_adam_and_the_rest_does_not_notice(wanted):
 def test_weight_decay_is_the_coefficients_alone():
   params = make_params()
   runs = [
-    flatten(
-      run(
-        optimizer.adafactor(
-          AXES,
-          rate,
-          coefficients=optimizer.coefficient_adam(1e-2, weight_decay=decay),
-        ),
-        params,
-        steps=1,
-      )
+    moved(
+      params, 1, coefficients=optimizer.coefficient_adam(1e-2, weight_decay=d)
     )
-    for decay in (0.0, 0.1)
+    for d in (0.0, 0.1)
   ]
   for name, w in flatten(params).items():
     change = runs[1][name] - runs[0][name]
@@ -313,16 +301,11 @@ def test_a_zero_gradient_changes_nothing():
   jax.tree.map(np.testing.assert_array_equal, moved, params)
 
 
-def test_what_is_frozen_stays_and_the_rest_does_not_notice(wanted):
+def test_what_is_frozen_stays_and_the_rest_does_not_notice():
   adam = optimizer.coefficient_adam(optax.constant_schedule(1e-2))
   params = make_params()
   free, bound = (
-    flatten(
-      run(
-        optimizer.adafactor(AXES, rate, coefficients=adam, frozen=frozen),
-        params,
-      )
-    )
+    moved(params, coefficients=adam, frozen=frozen)
     for frozen in (None, 'token_embedder|decoder/.*/activation')
   )
   start = flatten(params)

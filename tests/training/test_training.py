@@ -7,9 +7,9 @@ import pathlib
 import random
 import shutil
 import signal
-import sys
 import time
 
+import forked
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,9 +33,6 @@ from t5x_variants.run_dir import records
 from t5x_variants.training import checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / 'tools'))
-
-import forked  # noqa: E402
 
 
 @pytest.fixture(scope='module')
