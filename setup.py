@@ -57,7 +57,7 @@ setup(
   extras_require={
     # Not for export_hf itself: to load what it wrote, and for its tests.
     'hf': ['torch>=2.6', 'transformers>=5'],
-    # The pictures: tools/plot_runs.py and tools/plot_activations.py.
+    # The pictures: python -m t5x_variants.plot.
     'plot': ['matplotlib>=3.8'],
     # What checkouts of google-research/t5x and its own need besides.
     't5x': [

@@ -12,6 +12,13 @@ import signal
 import sys
 from collections.abc import Callable
 
+# In messages of TensorFlow, names of nodes and operations, and the traceback of
+# a graph's function; in those of tensorstore, lines of its source and options.
+_INTERNALS = re.compile(
+  r'\nTraceback[\s\S]*|\{\{.*?\}\}\s*|\s*\[Op:\w+\]'
+  r'|\s*\[(?:source locations|tensorstore_spec)=[\s\S]*'
+)
+
 
 class UserError(ValueError):
   """Wrong input in one sentence: what, its value, what is allowed."""
@@ -38,8 +45,9 @@ def reason(error: BaseException, limit: int = 300) -> str:
     limit: characters at most; libraries name the file first and the cause
       last, so that the middle is left out.
   """
-  text = getattr(error, 'strerror', None) or ' '.join(str(error).split())
-  text = (text or type(error).__name__).rstrip('.')
+  text = getattr(error, 'strerror', None) or getattr(error, 'message', None)
+  text = _INTERNALS.sub('', str(text or error)).split()
+  text = (' '.join(text) or type(error).__name__).rstrip('.')
   if len(text) > limit:
     text = f'{text[: limit // 3]} ... {text[-(limit - limit // 3) :]}'
   return text

@@ -17,7 +17,6 @@ t5x is not on PyPI and never needed to import this module.
 """
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,24 +25,11 @@ import optax
 from flax import traverse_util
 from jaxtyping import Array, Float
 
-from t5x_variants import activations, errors
+from t5x_variants import activations, errors, paths
 from t5x_variants.model import mlp
-from t5x_variants.run_dir import layout, remote
+from t5x_variants.run_dir import changes
 
 FACTORS = ('row', 'column', 'batch', 'none')
-# Settings of a model that change neither what it computes when evaluated nor
-# the names of its parameters.
-_FREE = {
-  f'T5Config.{name}'
-  for name in (
-    'dropout_rate',
-    'dtype',
-    'ffn_implementation',
-    'ffn_save',
-    'float32_attention_logits',
-    'remat_policy',
-  )
-}
 
 
 def mlp_activations(
@@ -65,7 +51,7 @@ def mlp_activations(
   record = activations.get(activation)
   if record.perturb is not None:
     raise errors.UserError(
-      f'activation {record.name!r} draws noise in training only, and '
+      f'The activation {record.name!r} draws noise in training only, and '
       "t5x's own network does not tell its activations when that is: take "
       'another version, or our network by gin/t5x/model.gin.'
     )
@@ -214,18 +200,17 @@ def model_dir(path: str) -> str:
   """
   from t5x import gin_utils
 
-  check_same_run(path, layout.parsed(gin_utils.get_gin_config_str()))
-  return str(remote.folder(path))
+  check_same_run(path, gin_utils.get_gin_config_str())
+  return str(paths.folder(path))
 
 
-def check_same_run(model_dir: str, now: Mapping[str, str]) -> None:
+def check_same_run(model_dir: str, now: str) -> None:
   """Refuses to continue a run with another variant, model or task.
 
   Args:
     model_dir: a run directory, in which t5x has written config.gin, or a folder
       that does not exist yet.
-    now: the bindings of the run that is about to start, as `layout.parsed`
-      returns them.
+    now: the text of the configuration that is about to run.
 
   Raises:
     errors.UserError: a setting has changed; the message names it.
@@ -254,12 +239,12 @@ def checkpoint(path: str, partial: bool = False) -> str:
   """
   if not isinstance(path, str):
     return path
-  folder = remote.folder(path)
+  folder = paths.folder(path)
   if partial:
     return str(folder)
   from t5x import gin_utils
 
-  now = layout.parsed(gin_utils.get_gin_config_str())
+  now = gin_utils.get_gin_config_str()
   if changed := _changed(folder.parent, now, ('Transformer.config',)):
     raise errors.UserError(
       f'The checkpoint {path} is of another model: {changed}. Give the model '
@@ -286,7 +271,7 @@ def summarize_config(
   """
   from t5x import gin_utils
 
-  file = remote.folder(model_dir) / 'config.gin'
+  file = paths.folder(model_dir) / 'config.gin'
   if jax.process_index() == 0 and file.exists():
     if total_steps is not None and step >= total_steps:
       return
@@ -296,66 +281,17 @@ def summarize_config(
   gin_utils.summarize_gin_config(model_dir, summary_writer, step)
 
 
-def _changed(
-  run: str | os.PathLike, now: Mapping[str, str], roots: Sequence[str]
-) -> str:
+def _changed(run: str | os.PathLike, now: str, roots: tuple[str, ...]) -> str:
   """How the values that `roots` depend on differ from a run's config.gin."""
-  file = remote.folder(run) / 'config.gin'
+  file = paths.folder(run) / 'config.gin'
   if not file.exists():
     return ''
-  before = layout.parsed(file.read_bytes().decode('utf-8', 'replace'))
-  old, new = (_dependencies(bindings, roots) for bindings in (before, now))
-  changes = {}
-  for name in sorted(old.keys() & new.keys()):
-    (_, was), (shown, is_now) = old[name], new[name]
-    # T5's own files give a number where ours compute one by `mlp.width`.
-    computed = was.startswith('@') != is_now.startswith('@')
-    if was != is_now and not (computed and name == 'T5Config.mlp_dim'):
-      changes[shown] = f'{shown} was {was} and is now {is_now}'
-  return '; '.join(changes.values())
-
-
-def _dependencies(
-  bindings: Mapping[str, str], roots: Sequence[str]
-) -> dict[str, tuple[str, str]]:
-  """The bindings that `roots` depend on: name to (name to show, value).
-
-  Macros are replaced by their values, and the name to show is then the macro's.
-  Module names are removed from names and values, because files may import one
-  module under several names. Scopes that are macros are removed as well: they
-  occur only in operative configurations, which our own trainer writes.
-  """
-
-  def plain(name: str) -> str:
-    scope, slash, rest = re.sub(r'[A-Z][A-Z0-9_]*/', '', name).rpartition('/')
-    return scope + slash + '.'.join(rest.split('.')[-2:])
-
-  values = {
-    plain(name): re.sub(r'(@(?:\w+/)*)(?:\w+\.)+', r'\1', value)
-    for name, value in bindings.items()
-  }
-
-  def filled(text: str) -> str:
-    return re.sub(
-      r'%(\w+)',
-      lambda m: filled(values[m[1]]) if m[1] in values else m[0],
-      text,
-    )
-
-  found, left = {}, list(roots)
-  while left:
-    name = left.pop()
-    if name in found or name in _FREE or name not in values:
-      continue
-    macro = re.fullmatch(r'%(\w+)', values[name])
-    found[name] = macro[1] if macro else name, filled(values[name])
-    functions = re.findall(r'@(?:\w+/)*(\w+)', found[name][1])
-    left += [
-      other
-      for other in values
-      if other.rpartition('/')[2].partition('.')[0] in functions
-    ]
-  return found
+  before = file.read_bytes().decode('utf-8', 'replace')
+  # t5x gives the configuration of its files, our trainer an operative one.
+  fixed, _ = changes.between(
+    before, now, roots, changes.FREE, macro_scopes=False
+  )
+  return '; '.join(fixed)
 
 
 def num_partitions(model_axis_size: int = 1) -> int | None:

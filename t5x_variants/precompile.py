@@ -5,8 +5,8 @@ r"""Compiles a run for a TPU slice, without a TPU.
     --gin_file=gin/tpu/v5e-256.gin --gin_file=gin/runs/precompile.gin
 
 Prints what the TPU compiler says, and runs nothing. Exit status: 0 it fits, 1
-it does not, with the nearest cure, 2 a wrong setting. `--all` fills the table
-of docs/tpu.md, and goes on where it was stopped. Needs libtpu and no TPU.
+it does not, with the nearest cure, 2 a wrong setting. Needs libtpu and no TPU.
+tools/tpu/slice_table.py fills the table of docs/tpu.md with it.
 """
 
 import json
@@ -21,28 +21,22 @@ from t5x_variants.cli import gin_utils
 gin_utils.define_flags()
 flags.DEFINE_string('topology', None, 'The slice, for example v5e-256.')
 flags.DEFINE_string('record', None, 'A file for the figures as JSON.')
-flags.DEFINE_bool('all', False, 'Compile what docs/tpu.md lists; write it.')
-flags.DEFINE_bool('cached', False, 'With --all: compile nothing.')
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
-  """Reads the gin files and compiles, or fills the table."""
+  """Reads the gin files and compiles, or with --dry_run prints them."""
   import jax
 
   from t5x_variants import logs
-  from t5x_variants.tpu import compiling, report, slice_table
+  from t5x_variants.tpu import compiling, report
 
   logs.quiet()
   # No device is run on: one that is there stays free.
   jax.config.update('jax_platforms', 'cpu')
-  if FLAGS.all:
-    slice_table.fill(compile_missing=not FLAGS.cached)
-    return
   if FLAGS.topology is None:
     raise errors.UserError(
-      'Which slice? Add --topology=v5e-8, or --all for the table of '
-      'docs/tpu.md.'
+      'Which slice? Add --topology=NAME, for example --topology=v5e-8.'
     )
   if FLAGS.record:
     _check_record(pathlib.Path(FLAGS.record))

@@ -14,11 +14,9 @@ there.
 import concurrent.futures
 import contextlib
 import fcntl
-import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from typing import Any
@@ -26,7 +24,7 @@ from typing import Any
 import gin
 from absl import flags
 
-from t5x_variants import errors
+from t5x_variants import errors, logs, paths
 from t5x_variants.cli import gin_utils
 from t5x_variants.data import config as data_config
 
@@ -53,7 +51,7 @@ _SECONDS_BETWEEN_LINES = 2.0
 
 def main() -> None:
   """Reads the gin files and prepares, or with --dry_run tells what it would."""
-  _warnings_on_a_line()
+  logs.quiet()
   if not FLAGS.output:
     raise errors.UserError('--output=DIR is missing: the folder to write to.')
   if FLAGS.workers < 0:
@@ -80,17 +78,17 @@ def main() -> None:
     begun = time.perf_counter()
     missing = writer.begin(work)
     if missing is None:
-      _say(f'{work.output} is prepared already.')
+      logs.say(f'{work.output} is prepared already.')
       return
     _write(work, missing, arguments)
     info = writer.finish(work)
   for name, split in info.splits.items():
-    _say(
+    logs.say(
       f'{name}: {split.examples:,} examples of up to {info.chunk_length} tokens'
       f' ({split.tokens:,} in all), {len(split.shards)} file(s)'
     )
   _warn_of_few(info)
-  _say(
+  logs.say(
     f'{work.output}/{prepared_set.INFO} written after'
     f' {time.perf_counter() - begun:.1f} s.'
   )
@@ -100,11 +98,11 @@ def _warn_of_few(info) -> None:
   """Says so where what is held out is too little to evaluate on."""
   held_out = info.splits.get('validation')
   if held_out is None:
-    _say('WARNING: The task has no split to validate on.')
+    logs.say('WARNING: The task has no split to validate on.')
     return
   tokens = info.target_tokens('validation')
   if few := data_config.few_target_tokens(tokens):
-    _say(
+    logs.say(
       f'WARNING: What is held out has {held_out.examples:,} examples and'
       f' {held_out.tokens:,} tokens. {few}'
     )
@@ -117,18 +115,6 @@ def _configured(gin_files, bindings, search_paths):
   from t5x_variants.data.prepared import writer
 
   return gin_utils.configured(writer.configure)
-
-
-def _say(line: str) -> None:
-  print(line, file=sys.stderr, flush=True)
-
-
-def _warnings_on_a_line() -> None:
-  handler = logging.StreamHandler()
-  handler.setFormatter(logging.Formatter('%(levelname)s: %(message)s'))
-  ours = logging.getLogger('t5x_variants')
-  ours.addHandler(handler)
-  ours.propagate = False
 
 
 def _check_output(output: str) -> None:
@@ -148,7 +134,7 @@ def _check_output(output: str) -> None:
 @contextlib.contextmanager
 def _alone(work):
   """Keeps a second preparation out of a local folder."""
-  if '://' in work.output:
+  if paths.is_remote(work.output):
     yield
     return
   try:
@@ -156,8 +142,8 @@ def _alone(work):
     descriptor = os.open(work.output, os.O_RDONLY)
   except OSError as error:
     raise errors.UserError(
-      f'--output={work.output} cannot be written to ({error.strerror}): give a'
-      ' folder of your own.'
+      f'--output={work.output} cannot be written to ({errors.reason(error)}):'
+      ' give a folder of your own.'
     ) from error
   try:
     # Given up with the process, however it ends.
@@ -239,7 +225,7 @@ class _Progress:
       rest = seconds / self.shards * (self._missing - self.shards)
       left = f'about {rest:,.0f} s left'
     done = self._total - self._missing + self.shards
-    _say(
+    logs.say(
       f'{done} of {self._total} files, {self.examples:,} examples,'
       f' {self.examples / seconds:,.0f} a second, {left}'
     )
@@ -250,7 +236,7 @@ _worker: dict[str, Any] = {}
 
 def _start_worker(arguments, counter) -> None:
   """In a worker: looks at the task, as its parent did."""
-  _warnings_on_a_line()
+  logs.quiet()
   threading.Thread(target=_die_with_parent, daemon=True).start()
   _worker['work'] = _configured(*arguments)()
   _worker['counter'] = counter

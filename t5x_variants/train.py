@@ -20,6 +20,10 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
   """Reads the gin files and trains, or with --dry_run tells what it would."""
+  from t5x_variants.distributed import interrupts
+
+  interrupts.note()
+
   from t5x_variants import logs
   from t5x_variants.distributed import hosts
 
@@ -36,7 +40,7 @@ def train() -> None:
   """Trains as the gin files say."""
   from t5x_variants.training import trainer
 
-  gin_utils.configured(trainer.train)(configuration=gin.operative_config_str)
+  gin_utils.configured(trainer.train)(operative_config=gin.operative_config_str)
 
 
 def dry_run() -> None:

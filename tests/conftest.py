@@ -6,11 +6,17 @@ import signal
 import tempfile
 import warnings
 
-# Before jax is imported anywhere: a CPU that looks like eight devices.
+# Before jax is imported anywhere: a CPU that looks like eight devices, and
+# programs that are quick to compile, which is nearly all that they cost.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-_DEVICES = '--xla_force_host_platform_device_count'
-if _DEVICES not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_DEVICES}=8'
+for _flag, _value in (
+  ('--xla_force_host_platform_device_count', 8),
+  ('--xla_backend_optimization_level', 0),
+):
+  if _flag not in os.environ.get('XLA_FLAGS', ''):
+    os.environ['XLA_FLAGS'] = (
+      f'{os.environ.get("XLA_FLAGS", "")} {_flag}={_value}'
+    )
 
 # Many tests build the same small programs; each is compiled once a session, in
 # the processes that tests start and in pytest-xdist's workers too.

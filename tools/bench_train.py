@@ -46,7 +46,7 @@ def command(variant: str, data: str, model_dir: str, steps: int) -> list[str]:
     f"--gin.MODEL_DIR='{model_dir}'",
     f'--gin.TRAIN_STEPS={steps}',
     '--gin.LOG_PERIOD=10',
-    '--gin.trainer.train.eval_dataset=None',
+    '--gin.evaluator.EvaluationConfig.dataset=None',
   ]
 
 

@@ -21,8 +21,10 @@ run=${RUN:-runs/demo-$variant}
   --gin.MODEL_DIR="'$run'" \
   --gin.TRAIN_STEPS="${STEPS:-500}" \
   --gin.EVAL_PERIOD=50 --gin.CHECKPOINT_PERIOD=100
-"$VENV_PYTHON" tools/plot_runs.py "$run" --whole --train -o "$run/loss.png"
-"$VENV_PYTHON" tools/plot_activations.py "$run" -o "$run/activations.png"
+"$VENV_PYTHON" -m t5x_variants.plot loss "$run" --whole --train \
+  -o "$run/loss.png"
+"$VENV_PYTHON" -m t5x_variants.plot activations "$run" \
+  -o "$run/activations.png"
 "$VENV_PYTHON" - "$run" <<'PYTHON'
 import sys
 

@@ -20,13 +20,14 @@ mkdir -p "$runs"
 
 # What failed is 'not run' in the report; 1 says that something did.
 status=0
-"$VENV_PYTHON" tools/sweep.py --gin_file=gin/sweeps/low_data.gin \
+"$VENV_PYTHON" -m t5x_variants.sweep --gin_file=gin/sweeps/low_data.gin \
   --gin.SWEEP_DIR="'$runs'" --processes="$cores" "$@" 2>&1 \
   | tee -a "$runs/sweep.log" || status=$?
 if ((status > 1)); then exit "$status"; fi
 
 report() {
-  "$VENV_PYTHON" tools/report.py "$runs/$1" --baseline=gelu --title="$2"
+  "$VENV_PYTHON" -m t5x_variants.report "$runs/$1" --baseline=gelu \
+    --title="$2"
 }
 {
   cat <<'TEXT'

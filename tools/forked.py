@@ -3,23 +3,22 @@
 Importing JAX and what training needs costs some CPU seconds for each process.
 Here it is paid once: the standard library's fork server imports the modules,
 computes nothing, and forks for each command. A command is otherwise as a shell
-runs it: a process of its own with its own flags, output and exit status. Its
-environment is that of the first command's start: libraries read it when they
-are imported.
+runs it: a process of its own with its own flags, output and exit status. The
+environment is that of the first command: libraries read it when they are
+imported.
 """
 
 import atexit
 import functools
 import multiprocessing
 import os
-import pathlib
 import resource
 import runpy
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # What training imports; no command, since importing one defines its flags.
 TRAINING = (
@@ -58,16 +57,24 @@ def start(
   arguments: Sequence[str],
   *,
   output: str | os.PathLike,
+  errors: str | os.PathLike | None = None,
+  stdin: str | os.PathLike = os.devnull,
   folder: str | os.PathLike = '.',
+  environment: Mapping[str, str] | None = None,
   file_size: int | None = None,
   modules: tuple[str, ...] = TRAINING,
 ) -> multiprocessing.Process:
-  """Starts a command of the package.
+  """Starts a command.
 
   Args:
-    arguments: the command, 't5x_variants.train', and its arguments.
-    output: the file to which standard output and error are appended.
+    arguments: the command, 't5x_variants.train' or the path of a script, and
+      its arguments.
+    output: the file to which standard output is appended.
+    errors: the same for standard error; None: to `output` too.
+    stdin: the file to read standard input from.
     folder: the working folder.
+    environment: variables that are set besides those of the first command;
+      imports are done by then.
     file_size: bytes that its files may have, as a disk that is full would
       have it; None: any number.
     modules: what the server imports; it is started with the first command.
@@ -79,8 +86,9 @@ def start(
     target=_run,
     args=(
       list(arguments),
-      os.fspath(pathlib.Path(output).absolute()),
+      [os.path.abspath(path) for path in (stdin, output, errors or output)],
       os.path.abspath(folder),
+      dict(environment or {}),
       file_size,
     ),
   )
@@ -88,16 +96,19 @@ def start(
   return process
 
 
-def _run(arguments, output, folder, file_size) -> None:
+def _run(arguments, streams, folder, environment, file_size) -> None:
   """Becomes the command, and ends with its exit status."""
   # A terminal's Ctrl-C is for the one who started this process.
   os.setsid()
   signal.signal(signal.SIGINT, signal.default_int_handler)
   os.chdir(folder)
-  opened = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-  for number in (1, 2):
-    os.dup2(opened, number)
-  os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+  os.environ.update(environment)
+  append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+  modes = os.O_RDONLY, append, append
+  for number, (path, mode) in enumerate(zip(streams, modes, strict=True)):
+    os.dup2(os.open(path, mode, 0o666), number)
+  # multiprocessing has closed the one that was there.
+  sys.stdin = open(0, encoding='utf-8')  # noqa: SIM115 - it stays open.
   if file_size is not None:
     limit_files(file_size)
   os._exit(_status(arguments))
@@ -114,7 +125,12 @@ def _status(arguments: Sequence[str]) -> int:
   sys.argv = list(arguments)
   warnings.resetwarnings()
   try:
-    runpy.run_module(arguments[0], run_name='__main__', alter_sys=True)
+    if arguments[0].endswith('.py'):
+      sys.path.insert(0, os.path.dirname(arguments[0]))
+      runpy.run_path(arguments[0], run_name='__main__')
+    else:
+      sys.path.insert(0, '')  # As `python -m` has it.
+      runpy.run_module(arguments[0], run_name='__main__', alter_sys=True)
     status = 0
   except SystemExit as end:
     status = end.code

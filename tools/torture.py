@@ -397,8 +397,8 @@ class Campaign:
     run = self._new_run() if kind == _HOSTS else self._run
     self.counts[kind]['rounds'] += 1
     try:
-      self._disturb(kind, run)
-      failure = self._compare(kind, run)
+      ended = self._disturb(kind, run)
+      failure = self._compare(kind, run, ended)
     except Failure as error:
       failure = str(error)
     if failure:
@@ -412,14 +412,17 @@ class Campaign:
     if run is self._run:
       self._run = self._new_run()
 
-  def _disturb(self, kind: str, run: Run) -> None:
+  def _disturb(self, kind: str, run: Run) -> bool:
+    """Does it; whether the run has come to its end after that."""
     if kind in NEED_CHECKPOINT and len(run.checkpoints) < 2:
       self._go_on(run, part=True)
     KINDS[kind][0](run)
     # Damage is judged by what the run makes of it; others may be disturbed
     # once more before they come to their end.
-    if kind in NEED_CHECKPOINT or self._draw.random() < 0.4:
+    ends = kind in NEED_CHECKPOINT or self._draw.random() < 0.4
+    if ends:
       self._go_on(run)
+    return ends or kind == _HOSTS
 
   def _go_on(self, run: Run, part: bool = False) -> None:
     """To the end, or until there are two checkpoints."""
@@ -430,7 +433,7 @@ class Campaign:
       return
     expect(run, wait(process), (0,))
 
-  def _compare(self, kind: str, run: Run) -> str:
+  def _compare(self, kind: str, run: Run, ended: bool) -> str:
     """Names the count that the records of a run fall under; '' for none."""
     said = run.words()
     if 'starts again at step 0' in said and (run.folder / 'had').exists():
@@ -438,7 +441,6 @@ class Campaign:
     if run.checkpoints:
       (run.folder / 'had').touch()
     found, expected = run.records(), self._expected[kind == _HOSTS]
-    ended = found and found[-1][1] == STEPS and 'error: ' not in said
     same = (
       found == expected
       if ended
@@ -535,7 +537,9 @@ def flips(whole: pathlib.Path, count: int, seed: int) -> str:
       del directory
 
   def restored():
-    with checkpoints.Checkpoints(whole, max_to_keep=None) as saved:
+    with checkpoints.Checkpoints(
+      whole, checkpoints.CheckpointConfig(max_to_keep=None)
+    ) as saved:
       return jax.device_get(saved.restore_latest(abstract, Position()))
 
   def same(one, other) -> bool:

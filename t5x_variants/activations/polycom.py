@@ -47,7 +47,7 @@ def polynorm(order: int = 3) -> registry.Activation:
 def _order(name, order):
   if not isinstance(order, int) or isinstance(order, bool) or order < 1:
     raise errors.UserError(
-      f'{name} of order {order!r}: the order is a whole number from 1 up'
+      f'The order of {name} is {order!r}; it must be a whole number from 1 up.'
     )
   return order
 

@@ -92,7 +92,8 @@ def rational(
   """
   if version not in VERSIONS:
     raise errors.UserError(
-      f'unknown rational version {version!r}; allowed: {", ".join(VERSIONS)}'
+      f'There is no rational of version {version!r}; allowed are '
+      f'{", ".join(VERSIONS)}.'
     )
   m, n = _checked_degrees(degrees)
   if isinstance(coefficients, str):
@@ -103,9 +104,9 @@ def rational(
   sizes = (m + 1, n + (version == 'C'))
   if sizes != tuple(map(len, vectors)):
     raise errors.UserError(
-      f'rational version {version} of degrees {(m, n)} has {sizes[0]} '
+      f'A rational of version {version} and degrees {(m, n)} has {sizes[0]} '
       f'numerator and {sizes[1]} denominator coefficients, but was given '
-      f'{len(vectors[0])} and {len(vectors[1])}'
+      f'{len(vectors[0])} and {len(vectors[1])}.'
     )
   return _make(version, (m, n), approximates, coefficients, vectors)
 
@@ -116,13 +117,13 @@ def initial(
   """Returns the initial (numerator, denominator) from the set of that name."""
   if approximates not in FUNCTIONS:
     raise errors.UserError(
-      f'a rational cannot start as {approximates!r}; allowed: '
-      f'{", ".join(FUNCTIONS)}'
+      f'A rational cannot start as {approximates!r}; allowed are '
+      f'{", ".join(FUNCTIONS)}.'
     )
   if name not in SETS:
     raise errors.UserError(
-      f'unknown rational coefficients {name!r}; allowed: {", ".join(SETS)}, or '
-      'a pair (numerator, denominator)'
+      f'There are no rational coefficients {name!r}; allowed are '
+      f'{", ".join(SETS)}, or a pair (numerator, denominator).'
     )
   # The published identity of version A is a fit like any other.
   if approximates == 'identity' and name == 'fitted':
@@ -140,8 +141,8 @@ def initial(
       f'--approximates {approximates}'
     )
     raise errors.UserError(
-      f'there are no {name} rational coefficients for {form} {approximates}, '
-      f'only for: {known}; {remedy}'
+      f'There are no {name} rational coefficients for {form} {approximates}, '
+      f'only for: {known}; {remedy}.'
     )
   row = table[form][approximates]
   numerator, denominator = row['numerator'], row['denominator']
@@ -165,8 +166,8 @@ def _identity(version, degrees):
   m, n = degrees
   if m < 1:
     raise errors.UserError(
-      f'a rational of degrees {degrees} cannot start as identity: its '
-      'numerator needs degree 1 or more'
+      f'A rational of degrees {degrees} cannot start as identity: its '
+      'numerator needs degree 1 or more.'
     )
   numerator = tuple(float(i == 1) for i in range(m + 1))
   denominator = (0.0,) * n
@@ -181,8 +182,8 @@ def _checked_degrees(degrees) -> tuple[int, int]:
   for degree in (m, n):
     if type(degree) is not int or degree < 0:
       raise errors.UserError(
-        f'rational degrees {degrees!r}: allowed is a pair (m, n) of whole '
-        'numbers from 0 up, such as (5, 4)'
+        f'The degrees of a rational are {degrees!r}; allowed is a pair (m, n) '
+        'of whole numbers from 0 up, such as (5, 4).'
       )
   return m, n
 
@@ -193,9 +194,9 @@ def _checked_vectors(coefficients):
     return tuple(map(float, numerator)), tuple(map(float, denominator))
   except (TypeError, ValueError) as error:
     raise errors.UserError(
-      f'rational coefficients {coefficients!r}: allowed are '
+      f'The coefficients of a rational are {coefficients!r}; allowed are '
       f'{", ".join(map(repr, SETS))} or a pair (numerator, denominator) of '
-      'lists of numbers'
+      'lists of numbers.'
     ) from error
 
 

@@ -87,7 +87,8 @@ def define(
   """
   if kind not in KINDS:
     raise errors.UserError(
-      f'activation {name!r} has kind {kind!r}; allowed: {", ".join(KINDS)}'
+      f'The activation {name!r} has kind {kind!r}; allowed are '
+      f'{", ".join(KINDS)}.'
     )
   initial = {
     key: tuple(float(value) for value in values)
@@ -99,8 +100,8 @@ def define(
     given = {key: len(values) for key, values in coefficients.items()}
     if given != sizes:
       raise errors.UserError(
-        f'activation {name!r} has coefficients of lengths {sizes}, but was '
-        f'given {given}; start from its init()'
+        f'The activation {name!r} has coefficients of lengths {sizes}, but was '
+        f'given {given}; start from its init().'
       )
     dtype = jnp.promote_types(z.dtype, jnp.float32)
     c = {
@@ -123,18 +124,18 @@ def register(activation: Activation) -> Activation:
   """Adds an activation to the table; its name must be new."""
   if not isinstance(activation, Activation):
     raise errors.UserError(
-      f'register() takes an Activation, not {activation!r}; make one with '
-      'activations.define(name, formula, paper=...)'
+      f'The function register takes an Activation, not {activation!r}; make '
+      'one with activations.define(name, formula, paper=...).'
     )
   if activation.kind not in KINDS:
     raise errors.UserError(
-      f'activation {activation.name!r} has kind {activation.kind!r}; allowed: '
-      f'{", ".join(KINDS)}'
+      f'The activation {activation.name!r} has kind {activation.kind!r}; '
+      f'allowed are {", ".join(KINDS)}.'
     )
   if activation.name in _TABLE:
     raise errors.UserError(
-      f'activation {activation.name!r} is registered already; choose another '
-      'name'
+      f'The activation {activation.name!r} is registered already; choose '
+      'another name.'
     )
   _TABLE[activation.name] = activation
   return activation
@@ -154,6 +155,6 @@ def get(name: str | Activation) -> Activation:
   close = difflib.get_close_matches(str(name), names(), n=1)
   hint = f' (did you mean {close[0]!r}?)' if close else ''
   raise errors.UserError(
-    f'unknown activation {name!r}{hint}; allowed: {", ".join(names())}, or an '
-    'Activation'
+    f'There is no activation {name!r}{hint}; allowed are '
+    f'{", ".join(names())}, or an Activation.'
   )

@@ -3,9 +3,10 @@
 A stage is one kind of run, such as pretraining or fine-tuning; each of its
 runs is the README's four files (a model, a variant, data, what to do) and a
 seed. A later stage may start from the runs of an earlier one. Nothing is run
-here, and neither jax nor TensorFlow is imported: tools/sweep.py runs the list.
+here, and neither jax nor TensorFlow is imported: `scheduler` runs the list.
 """
 
+import collections
 import dataclasses
 import pathlib
 import re
@@ -115,38 +116,31 @@ def plan(sweep: Sweep, gin_folder: pathlib.Path) -> list[Run]:
       'The sweep has nothing to run: name at least one variant and one stage.'
     )
   files = {name: _file(gin_folder, 'variants', name) for name in sweep.variants}
-  found = []
+  found: list[Run] = []
   stages: dict[str, Stage] = {}
   for stage in sweep.stages:
-    if not _NAME.fullmatch(stage.name) or stage.name in stages:
-      raise errors.UserError(
-        f'A stage is called {stage.name!r}; give each a word of its own.'
-      )
-    _check_start(stage, stages)
-    _check_variants(sweep, stage)
+    _check_stage(sweep, stage, stages)
     stages[stage.name] = stage
     found += _runs_of(sweep, stage, stages, files, gin_folder)
-  twice = {
-    run.name for run in found if [r.name for r in found].count(run.name) > 1
-  }
-  if twice:
+  name, count = collections.Counter(run.name for run in found).most_common(1)[0]
+  if count > 1:
     raise errors.UserError(
-      f'Two runs of the sweep would share the folder {sorted(twice)[0]}: a '
+      f'Two runs of the sweep would share the folder {name}: a '
       'variant, a task or a seed is given twice.'
     )
   return found
 
 
-def _check_variants(sweep: Sweep, stage: Stage) -> None:
-  unknown = set(stage.variants or ()) - set(sweep.variants)
-  if unknown:
+def _check_stage(sweep: Sweep, stage: Stage, stages: dict[str, Stage]) -> None:
+  if not _NAME.fullmatch(stage.name) or stage.name in stages:
     raise errors.UserError(
-      f'The stage {stage.name!r} has the variant {sorted(unknown)[0]!r}, which '
+      f'A stage is called {stage.name!r}; give each a word of its own.'
+    )
+  if unknown := set(stage.variants or ()) - set(sweep.variants):
+    raise errors.UserError(
+      f'The stage {stage.name!r} has the variant {min(unknown)!r}, which '
       f'is none of the sweep: {", ".join(sweep.variants)}.'
     )
-
-
-def _check_start(stage: Stage, stages: dict[str, Stage]) -> None:
   if not stage.data or not stage.seeds:
     raise errors.UserError(
       f'The stage {stage.name!r} has nothing to run: name at least one file of '

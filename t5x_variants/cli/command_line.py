@@ -27,15 +27,21 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
   return rewritten
 
 
-def read_flags(arguments: Sequence[str]) -> list[str]:
+def read_flags(arguments: Sequence[str], takes: str = '') -> list[str]:
   """Reads a command line into `flags.FLAGS`.
 
+  Args:
+    arguments: the program's name and all that follows it.
+    takes: what the arguments that are no flags are called, for a command that
+      needs some; '' for one that takes none.
+
   Returns:
-    The arguments that are left: none.
+    The arguments that are no flags.
 
   Raises:
     errors.UserError: a flag that does not exist, or one whose value cannot be
-      used, or an argument that is no flag.
+      used, or an argument that is no flag where none is taken, or none where
+      there must be one.
   """
   try:
     rest = flags.FLAGS(rewrite_arguments(arguments))[1:]
@@ -45,7 +51,11 @@ def read_flags(arguments: Sequence[str]) -> list[str]:
     raise errors.UserError(_wrong_value(str(error))) from error
   except flags.Error as error:
     raise errors.UserError(f'{error}: write --FLAG=VALUE.') from error
-  if rest:
+  if takes and not rest:
+    raise errors.UserError(
+      f'Arguments are missing: give {takes}. --help says more.'
+    )
+  if rest and not takes:
     prefix = '--gin.' if '=' in rest[0] else '--gin_file='
     raise errors.UserError(
       f'{rest[0]!r} is not a flag. Write {prefix}{rest[0]} or give files as '
@@ -68,19 +78,20 @@ def _unknown_flag(name: str, arguments: Sequence[str]) -> str:
   """The sentence for a flag that does not exist."""
   given = next((a for a in arguments if a.lstrip('-').startswith(name)), name)
   _, equals, value = given.partition('=')
-  if name.isupper():
-    return f'--{name} is not a flag. Write --gin.{name}={value or "VALUE"}.'
   own = {flag.name: flag for flag in _own_flags()}
+  reads_gin = 'gin_bindings' in own
+  if name.isupper() and reads_gin:
+    return f'--{name} is not a flag. Write --gin.{name}={value or "VALUE"}.'
   near = difflib.get_close_matches(name, own, n=1)
   if near:
     return (
       f'--{name} is not a flag of this command. Did you mean '
       f'--{near[0]}{equals}{value}?'
     )
+  more = '; a value of the gin files is set by --gin.NAME=VALUE' * reads_gin
   return (
     f'--{name} is not a flag of this command. Its flags are '
-    f'{", ".join(f"--{flag}" for flag in own)}; a value of the gin files is '
-    'set by --gin.NAME=VALUE.'
+    f'{", ".join(f"--{flag}" for flag in own)}{more}.'
   )
 
 
@@ -103,7 +114,8 @@ def help_text(description: str | None) -> str:
     default = '' if flag.default in (None, [], False) else flag.default
     default = f' Default: {default}.' if default != '' else ''
     lines += [
-      f'  --{flag.name}{value}',
+      f'  --{flag.name}{value}'
+      + f', -{flag.short_name}' * bool(flag.short_name),
       *textwrap.wrap(
         f'{words}{default}',
         initial_indent=' ' * 6,

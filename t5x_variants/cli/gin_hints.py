@@ -28,7 +28,7 @@ _COMMANDS = {
   'evaluation.evaluate': 'python -m t5x_variants.evaluate',
   'evaluation.judge': 'python -m t5x_variants.evaluate',
   'inference.infer': 'python -m t5x_variants.infer',
-  'sweeps.Sweep': 'python tools/sweep.py',
+  'sweeps.Sweep': 'python -m t5x_variants.sweep',
   'trainer.train': 'python -m t5x_variants.train',
 }
 _NO_PARAMETER = re.compile(

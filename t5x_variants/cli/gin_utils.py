@@ -23,7 +23,8 @@ import gin
 from absl import app, flags
 
 from t5x_variants import errors
-from t5x_variants.cli import command_line, gin_hints, gin_values, renamed
+from t5x_variants.cli import command_line, gin_hints, gin_values
+from t5x_variants.run_dir import renamed
 
 # What gin raises for a name it does not know.
 _GIN_ERRORS = (ValueError, ImportError, AttributeError, NameError)
@@ -321,15 +322,16 @@ def started(function, *others):
   return None
 
 
-def run(main: Callable[[], None]) -> None:
-  """Runs a command: `main()` after flags; one line for what a user can cause.
+def run(main: Callable[..., None], takes: str = '') -> None:
+  """Runs a command: `main` after flags; one line for what a user can cause.
 
   `main` imports what takes long: --help does not wait for it, and Ctrl-C is
   answered meanwhile.
 
   Args:
-    main: takes nothing; reads `flags.FLAGS`. Its module's docstring is the
-      help.
+    main: reads `flags.FLAGS`. Its module's docstring is the help.
+    takes: what the arguments that are no flags are called, where `main` takes
+      a list of them; '' where it takes nothing.
   """
   # Tracing a model makes many objects that live on. Looking through all of
   # them as often as Python would costs a second of every run.
@@ -340,8 +342,8 @@ def run(main: Callable[[], None]) -> None:
       print(command_line.help_text(sys.modules[main.__module__].__doc__))
       return
     app.run(
-      lambda _: main(),
-      flags_parser=command_line.read_flags,
+      lambda rest: main(rest) if takes else main(),
+      flags_parser=lambda argv: command_line.read_flags(argv, takes),
     )
 
   raise SystemExit(errors.exit_status(command, sentence))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from t5x_variants.errors import UserError, check_positive
+from t5x_variants import errors
 
 # With fewer, the standard error of an accuracy of 50 % is above one point, and
 # that of a loss whose tokens spread by 2 nats above 0.04 nats.
@@ -87,17 +87,19 @@ class DatasetConfig:
 
   def __post_init__(self):
     """Refuses what a reader would take for something else, or ignore."""
-    check_positive('BATCH_SIZE', self.batch_size)
+    errors.check_positive('BATCH_SIZE', self.batch_size)
     if self.num_epochs is not None:
-      check_positive('num_epochs', self.num_epochs)
+      errors.check_positive('num_epochs', self.num_epochs)
     for name in ('shuffle', 'pack'):
       value = getattr(self, name)
       if not isinstance(value, bool):
-        raise UserError(
+        raise errors.UserError(
           f'{name} is {value!r}; it must be True or False, without quotes.'
         )
     if not isinstance(self.seed, int):
-      raise UserError(f'seed is {self.seed!r}; it must be a whole number.')
+      raise errors.UserError(
+        f'seed is {self.seed!r}; it must be a whole number.'
+      )
 
   def open(self, shard_index: int = 0, num_shards: int = 1) -> Batches:
     """Opens one of `num_shards` disjoint shares of the split."""
@@ -125,7 +127,7 @@ class DatasetConfig:
 
   def _task_name(self) -> str:
     if self.mixture_or_task_name is None:
-      raise UserError(
+      raise errors.UserError(
         'MIXTURE_OR_TASK_NAME is None; it must name a task, such as'
         " 'embedded_span_corruption', where there is no prepared data."
       )
@@ -158,7 +160,7 @@ class DatasetConfig:
 def check_vocabulary(batches: Batches, vocab_size: int) -> None:
   """Refuses batches with more ids than a model of `vocab_size` has."""
   if batches.vocab_size > vocab_size:
-    raise UserError(
+    raise errors.UserError(
       f'The vocabulary has {batches.vocab_size} ids, sentinels included, '
       f'but the model has VOCAB_SIZE {vocab_size}: ids above '
       'it would be read as nothing. Use a model file with at least '

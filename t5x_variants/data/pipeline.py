@@ -14,12 +14,12 @@ import os
 
 import numpy as np
 
+from t5x_variants import errors
 from t5x_variants.data import packing
 from t5x_variants.data.base import positions
-from t5x_variants.data.base._tensorflow import reason_of, seqio, tf
+from t5x_variants.data.base._tensorflow import seqio, tf
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.data.text import sources
-from t5x_variants.errors import DamagedError, UserError
 
 # Batches ready before they are asked for: next() need not wait, and a saved
 # position stays small.
@@ -134,15 +134,15 @@ class Batches:
       batch = next(self._iterator)
     except StopIteration:
       if self._empty:
-        raise UserError(
+        raise errors.UserError(
           f'The data of {self._what} has no example: the documents of this'
           " split, or of this host's share of it, are too few or too short."
         ) from None
       raise
     except tf.errors.OpError as error:
-      raise UserError(
-        f'The data of {self._what} cannot be read: {reason_of(error)}. Check'
-        ' the files, then start the same command again.'
+      raise errors.UserError(
+        f'The data of {self._what} cannot be read: {errors.reason(error)}.'
+        ' Check the files, then start the same command again.'
       ) from error
     self._empty = False
     return {name: self._filled(value.numpy()) for name, value in batch.items()}
@@ -171,12 +171,12 @@ class Batches:
     path = os.path.join(directory, self._position)
     if not tf.io.gfile.exists(path + '.json'):
       if tf.io.gfile.exists(os.path.join(directory, 'position.json')):
-        raise UserError(
+        raise errors.UserError(
           f'The data position in {os.fspath(directory)} is that of prepared'
           ' data and this run reads a seqio task: take the gin/data file it'
           ' was made with, or start anew in another MODEL_DIR.'
         )
-      raise UserError(
+      raise errors.UserError(
         f'There is no data position {self._position} in'
         f' {os.fspath(directory)}: each host has its own, and as many hosts'
         ' must read as wrote.'
@@ -188,12 +188,12 @@ class Batches:
       before.setdefault(_BYTES, self._built_with[_BYTES])
       positions.check_built_alike(directory, before, self._built_with)
       self._checkpoint.read(path).assert_consumed()
-    except UserError:
+    except errors.UserError:
       raise
     except Exception as error:
       # Which exception a damaged file ends in depends on the file.
-      raise DamagedError(
-        f'The data position cannot be read ({reason_of(error)}): {path} is'
+      raise errors.DamagedError(
+        f'The data position cannot be read ({errors.reason(error)}): {path} is'
         ' damaged.'
       ) from error
     self._empty = False

@@ -131,9 +131,9 @@ def _check_free(port: int) -> None:
     socket.create_server(('', port)).close()
   except OSError as error:
     raise errors.UserError(
-      f'Port {port} of this host cannot be opened ({error.strerror}): another '
-      'process has it, maybe a second one with --process_index=0. Choose '
-      'another port in --coordinator_address, the same on all hosts.'
+      f'Port {port} of this host cannot be opened ({errors.reason(error)}): '
+      'another process has it, maybe a second one with --process_index=0. '
+      'Choose another port in --coordinator_address, the same on all hosts.'
     ) from error
 
 

@@ -197,7 +197,7 @@ def _read(path: str) -> list[str]:
     lines = pathlib.Path(path).expanduser().read_bytes().splitlines()
   except OSError as error:
     raise errors.UserError(
-      f'PREDICTIONS {path} cannot be read: {error.strerror}.'
+      f'PREDICTIONS {path} cannot be read: {errors.reason(error)}.'
     ) from error
   found = []
   for number, line in enumerate(lines, 1):
@@ -239,5 +239,5 @@ def _write(what: str, output: str, text: str) -> None:
     path.write_text(text, encoding='utf-8')
   except OSError as error:
     raise errors.UserError(
-      f'{what} {output} cannot be written: {error.strerror}.'
+      f'{what} {output} cannot be written: {errors.reason(error)}.'
     ) from error

@@ -175,7 +175,7 @@ def read_requests(path: str, mode: str = 'predict') -> list[Request]:
     lines = pathlib.Path(path).expanduser().read_bytes().splitlines()
   except OSError as error:
     raise errors.UserError(
-      f'INFER_INPUTS {path} cannot be read: {error.strerror}.'
+      f'INFER_INPUTS {path} cannot be read: {errors.reason(error)}.'
     ) from error
   is_json = path.endswith('.jsonl')
   found: list[Request] = []
@@ -321,8 +321,8 @@ def _write(answer, requests, output, batch_size: int, settings: str) -> None:
         )
   except OSError as error:
     raise errors.UserError(
-      f'INFER_OUTPUT {output} cannot be written: {error.strerror}. What is in '
-      'it is kept; the same command goes on from there.'
+      f'INFER_OUTPUT {output} cannot be written: {errors.reason(error)}. '
+      'What is in it is kept; the same command goes on from there.'
     ) from error
 
 

@@ -37,7 +37,7 @@ MARGIN = 0.95
 # leave out, take more than the margin leaves.
 TOKENS = 16384
 # (generation, activation, gated, save, D, F on a device), as
-# tools/bench_ffn.py --all wrote them.
+# tools/kernels/bench_ffn.py --all wrote them.
 TABLE: frozenset[tuple[str, str, bool, str | None, int, int]] = frozenset(
   tuple(row)
   for row in json.loads(

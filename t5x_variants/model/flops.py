@@ -55,7 +55,7 @@ def forward(
     targets_length: tokens of a row of targets.
   """
   d, j = config.emb_dim, config.num_heads * config.head_dim
-  block = 2 * (3 if config.gated else 2) * d * config.mlp_dim
+  block = 2 * (3 if config.feed_forward.gated else 2) * d * config.mlp_dim
   an_input = (
     config.num_encoder_layers * (8 * d * j + 4 * inputs_length * j + block)
     + config.num_decoder_layers * 4 * d * j

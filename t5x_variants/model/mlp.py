@@ -14,6 +14,7 @@ block gets two thirds of the width for the same number of parameters
 (Shazeer 2020, 2002.05202); `width` does that division.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -74,37 +75,63 @@ class Coefficients(nn.Module):
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class FeedForwardConfig:
+  """Which function a feed-forward block is, and how it is carried out.
+
+  Attributes:
+    activation: a name of the activation table, or a record of it.
+    gated: whether a linear branch is multiplied in.
+    implementation: what carries the block out, see `kernels.ffn`: 'xla',
+      'pallas', 'pallas_interpret', or None to choose.
+    save: what it stores for the backward pass, see `kernels.ffn`: 'inputs',
+      'preactivations', 'all', or None for what suits the implementation.
+  """
+
+  activation: Any = 'gelu'
+  gated: bool = True
+  implementation: str | None = None
+  save: str | None = None
+
+  def __post_init__(self):
+    object.__setattr__(self, 'activation', activations.get(self.activation))
+    for field, allowed in (
+      ('implementation', kernels.IMPLEMENTATIONS),
+      ('save', kernels.SAVES),
+    ):
+      value = getattr(self, field)
+      if value is not None and value not in allowed:
+        raise errors.UserError(
+          f'FeedForwardConfig has {field}={value!r}: use None or one of '
+          f'{list(allowed)}.'
+        )
+
+
 class MlpBlock(nn.Module):
   """The feed-forward block of an encoder or decoder layer.
 
   Attributes:
     mlp_dim: the real width F of the block.
-    activation: a name of the activation table, or a record of it.
-    gated: whether a linear branch is multiplied in.
+    config: which function it is, and how it is carried out.
     dropout_rate: dropout of the hidden activations, one mask per example for
       all its positions.
     dtype: what the matmuls compute in.
-    implementation: what carries the block out, see `kernels.ffn`.
-    save: what it stores for the backward pass, see `kernels.ffn`.
   """
 
   mlp_dim: int
-  activation: Any = 'gelu'
-  gated: bool = False
+  config: FeedForwardConfig = FeedForwardConfig()
   dropout_rate: float = 0.0
   dtype: Any = jnp.float32
-  implementation: str | None = None
-  save: str | None = None
 
   @nn.compact
   def __call__(
     self, x: Float[Array, 'B L D'], deterministic: bool = False
   ) -> Float[Array, 'B L D']:
     """Applies the block."""
-    activation = activations.get(self.activation)
+    activation, gated = self.config.activation, self.config.gated
     features = x.shape[-1]
     into, out = (features, self.mlp_dim), (self.mlp_dim, features)
-    names = ('wi_0', 'wi_1') if self.gated else ('wi',)
+    names = ('wi_0', 'wi_1') if gated else ('wi',)
     wi = tuple(_Kernel(into, ('embed', 'mlp'), name=n)() for n in names)
     wo = _Kernel(out, ('mlp', 'embed'), name='wo')()
     coefficients = {}
@@ -118,15 +145,17 @@ class MlpBlock(nn.Module):
       self.sow('intermediates', 'preactivation', x @ wi[0].astype(x.dtype))
     return kernels.ffn(
       x,
-      wi if self.gated else wi[0],
+      wi if gated else wi[0],
       wo,
       coefficients,
       activation,
-      self.gated,
-      save=self.save,
+      gated,
+      save=self.config.save,
       # Parameters are made anywhere: t5x asks for their shapes before it enters
       # its mesh, which a kernel needs to know.
-      implementation='xla' if self.is_initializing() else self.implementation,
+      implementation=(
+        'xla' if self.is_initializing() else self.config.implementation
+      ),
       on_hidden=None if deterministic else self._dropout(),
       constrain=lambda h: layers.constrain(h, 'batch', 'length', 'mlp'),
     )

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from t5x_variants import activations, errors, kernels
-from t5x_variants.model import attention, layers, stacks
+from t5x_variants import errors
+from t5x_variants.model import attention, layers, mlp, stacks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +41,7 @@ class T5Config:
     logits_via_embedding: whether the token table is the output matrix too.
     float32_attention_logits: whether attention logits and their softmax are
       float32 whatever `dtype` is.
-    activation: a name of the activation table, or a record of it.
-    gated: whether the feed-forward block multiplies a linear branch in.
-    ffn_implementation: what carries the feed-forward block out, see
-      `kernels.ffn`: 'xla', 'pallas', 'pallas_interpret', or None to choose.
-    ffn_save: what the block stores for its backward pass: 'inputs',
-      'preactivations', 'all', or None for what suits the implementation.
+    feed_forward: the choice of feed-forward block.
     scan_layers: whether a stack is one scanned layer: compiles faster.
     remat_policy: what the backward pass computes again: 'none' of it, all
       but the matmuls ('minimal'), or every layer ('full').
@@ -63,10 +58,9 @@ class T5Config:
   dropout_rate: float = 0.1
   logits_via_embedding: bool = False
   float32_attention_logits: bool = False
-  activation: Any = 'gelu'
-  gated: bool = True
-  ffn_implementation: Any = None
-  ffn_save: Any = None
+  feed_forward: mlp.FeedForwardConfig = dataclasses.field(
+    default_factory=mlp.FeedForwardConfig
+  )
   scan_layers: bool = False
   remat_policy: str = 'none'
 
@@ -82,21 +76,11 @@ class T5Config:
         "use 'float32' or 'bfloat16'."
       )
     object.__setattr__(self, 'dtype', dtype)
-    object.__setattr__(self, 'activation', activations.get(self.activation))
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if field.type is int and (not isinstance(value, int) or value < 1):
         raise errors.UserError(
           f'T5Config has {field.name}={value!r}: give a whole number from 1.'
-        )
-    for name, known in (
-      ('ffn_implementation', kernels.IMPLEMENTATIONS),
-      ('ffn_save', kernels.SAVES),
-    ):
-      value = getattr(self, name)
-      if value is not None and value not in known:
-        raise errors.UserError(
-          f'T5Config has {name}={value!r}: use None or one of {list(known)}.'
         )
     if self.remat_policy not in stacks.REMAT_POLICIES:
       raise errors.UserError(

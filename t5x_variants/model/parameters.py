@@ -47,7 +47,8 @@ def check_block(
   Raises:
     errors.UserError: why FFN_IMPLEMENTATION cannot be.
   """
-  if model.config.ffn_implementation in (None, 'xla'):
+  implementation = model.config.feed_forward.implementation
+  if implementation in (None, 'xla'):
     return
   lengths = lengths or {'inputs': 512, 'targets': 128}
   inputs, targets = (
@@ -64,7 +65,7 @@ def check_block(
     )
   except errors.UserError as error:
     raise errors.UserError(
-      f'FFN_IMPLEMENTATION is {model.config.ffn_implementation!r}: {error}'
+      f'FFN_IMPLEMENTATION is {implementation!r}: {error}'
     ) from error
 
 

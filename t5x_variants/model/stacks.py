@@ -18,7 +18,7 @@ from t5x_variants.model import attention, layers, mlp
 REMAT_POLICIES = {
   'none': None,
   # The outputs of the matmuls with parameters; attention is computed again.
-  # Of the feed-forward block, what `ffn_save` says where it says something.
+  # Of the feed-forward block, what `FeedForwardConfig.save` says, if anything.
   'minimal': jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     jax.checkpoint_policies.save_only_these_names(kernels.PREACTIVATIONS),
@@ -51,13 +51,10 @@ class _Layer(nn.Module):
   def _mlp(self, x):
     cfg = self.config
     return mlp.MlpBlock(
-      mlp_dim=cfg.mlp_dim,
-      activation=cfg.activation,
-      gated=cfg.gated,
+      cfg.mlp_dim,
+      cfg.feed_forward,
       dropout_rate=cfg.dropout_rate,
       dtype=cfg.dtype,
-      implementation=cfg.ffn_implementation,
-      save=cfg.ffn_save,
       name='mlp',
     )(x, deterministic=self.deterministic)
 

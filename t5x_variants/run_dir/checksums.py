@@ -10,7 +10,7 @@ import pathlib
 import zlib
 from collections.abc import Callable
 
-from t5x_variants.run_dir import remote
+from t5x_variants import paths
 
 NAME = 'checksums.json'
 # The folder of a checkpoint that has it.
@@ -95,7 +95,7 @@ def damage_of_step(
   Raises:
     OSError: a file that exists cannot be read, which proves no damage.
   """
-  if remote.is_remote(step_folder):
+  if paths.is_remote(step_folder):
     return ''
   folder = pathlib.Path(step_folder)
   if not (folder / ITEM).is_dir():

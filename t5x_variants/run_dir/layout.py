@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 
 from etils import epath
 
-from t5x_variants import errors
-from t5x_variants.run_dir import remote
+from t5x_variants import errors, paths
+from t5x_variants.run_dir import renamed
 
 # As the papers write them.
 _GATED = {
@@ -73,7 +73,11 @@ def settings(run: str | os.PathLike) -> dict[str, str]:
 
 
 def parsed(text: str) -> dict[str, str]:
-  """The bindings of an operative configuration, macros by bare name."""
+  """The bindings of an operative configuration, macros by bare name.
+
+  Those of an earlier version have the names of today, see `renamed`.
+  """
+  text = renamed.updated(text)
   # A value that needs more than a line goes on indented, after a backslash.
   text = re.sub(r'\s*\\?\n[ \t]+', ' ', text)
   found = re.findall(r'^([\w./]+) = (.*)$', text, re.MULTILINE)
@@ -157,7 +161,7 @@ def check_folder(model_dir: str) -> None:
       f'MODEL_DIR is {model_dir!r}; it must be the path of a folder, quoted: '
       '--gin.MODEL_DIR="\'runs/mine\'".'
     )
-  if '://' in model_dir and not model_dir.startswith('gs://'):
+  if '://' in model_dir.removeprefix('gs://'):
     raise errors.UserError(
       f'MODEL_DIR {model_dir} is on remote storage of a kind that cannot be '
       'written to; use gs:// or a local folder.'
@@ -171,7 +175,7 @@ def make_folder(model_dir: str) -> pathlib.Path | epath.Path:
     errors.UserError: see `check_folder`, or it is not writable.
   """
   check_folder(model_dir)
-  folder = remote.folder(model_dir)
+  folder = paths.folder(model_dir)
   try:
     folder.mkdir(parents=True, exist_ok=True)
     # A name of its own: other hosts look at the same time.
@@ -180,7 +184,7 @@ def make_folder(model_dir: str) -> pathlib.Path | epath.Path:
     probe.unlink()
   except Exception as error:
     # TensorFlow, which reaches buckets, has exceptions of its own.
-    if isinstance(error, OSError) or remote.is_remote(model_dir):
+    if isinstance(error, OSError) or paths.is_remote(model_dir):
       raise errors.UserError(
         f'MODEL_DIR {model_dir} cannot be written to: '
         f'{errors.reason(error)}. Choose a folder you may write to.'
@@ -196,7 +200,7 @@ def write_text(path: pathlib.Path | epath.Path, text: str) -> None:
     errors.UserError: it cannot be written; what was there is kept.
   """
   try:
-    remote.write_text(path, text)
+    paths.write(path, text)
   except OSError as error:
     raise errors.UserError(
       f'{path} cannot be written: {errors.reason(error)}. The checkpoints are '
@@ -213,10 +217,10 @@ def removed_if_unused(model_dir: str) -> Iterator[None]:
       the folders that were made for it are removed again, unless there is a
       file in them.
   """
-  if remote.is_remote(model_dir):
+  if paths.is_remote(model_dir):
     yield
     return
-  folder = remote.folder(model_dir)
+  folder = paths.folder(model_dir)
   wanted = (folder / 'checkpoints', folder, *folder.parents)
   made = [path for path in wanted if not path.exists()]
   try:

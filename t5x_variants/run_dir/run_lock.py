@@ -21,8 +21,7 @@ from typing import IO
 
 from etils import epath
 
-from t5x_variants import errors, logs
-from t5x_variants.run_dir import remote
+from t5x_variants import errors, logs, paths
 
 RENEWED = 20.0
 EXPIRES = 60.0
@@ -36,7 +35,7 @@ def held(folder: pathlib.Path | epath.Path) -> Iterator[None]:
   Raises:
     errors.UserError: another one does; the sentence names it.
   """
-  if remote.is_remote(folder):
+  if paths.is_remote(folder):
     with _held_in_bucket(folder / _NAME):
       yield
     return

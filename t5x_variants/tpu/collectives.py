@@ -8,10 +8,11 @@ scanned layers are such loops.
 """
 
 import collections
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+
+from t5x_variants.tpu import hlo
 
 KINDS = (
   'all-gather',
@@ -21,10 +22,6 @@ KINDS = (
   'collective-permute',
 )
 
-_BITS = {'pred': 8, 'bf16': 16}
-_ARRAY = re.compile(r'\b([a-z]+[0-9]*)(?:e[0-9]+m[0-9]+\w*)?\[([0-9,]*)\]')
-_HEAD = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
-_LINE = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r'\bcondition=%?([\w.\-]+)')
 _CALLS = re.compile(
@@ -46,15 +43,9 @@ class Moved(NamedTuple):
   unknown_loops: int
 
 
-class _Instruction(NamedTuple):
-  kind: str
-  operation: str
-  rest: str
-
-
-def moved(hlo: str) -> Moved:
+def moved(text: str) -> Moved:
   """Reads the text of a compiled program (`compiled.as_text()`)."""
-  computations, entry = _computations(hlo)
+  computations, entry = hlo.computations(text)
   total: collections.Counter[str] = collections.Counter()
   unknown = 0
   stack = [(entry, 1)]
@@ -75,22 +66,7 @@ def moved(hlo: str) -> Moved:
   return Moved({kind: total[kind] for kind in KINDS if total[kind]}, unknown)
 
 
-def _computations(hlo: str):
-  """Instructions by name, by computation; and the entry's name."""
-  found: dict[str, dict[str, _Instruction]] = {}
-  entry = table = None
-  for line in hlo.splitlines():
-    if head := _HEAD.match(line):
-      table = found.setdefault(head[2], {})
-      entry = head[2] if head[1] else entry
-    elif table is not None and (body := _LINE.match(line)):
-      table[body[1]] = _Instruction(*body.groups()[1:])
-  if entry is None:
-    raise ValueError(f'no program: {hlo[:80]!r}')
-  return found, entry
-
-
-def _trips(loop: _Instruction, table, computations) -> int | None:
+def _trips(loop: hlo.Instruction, table, computations) -> int | None:
   """How often a loop's body runs; None where the text does not say.
 
   A scan counts from a constant up to another: what its condition compares.
@@ -101,22 +77,18 @@ def _trips(loop: _Instruction, table, computations) -> int | None:
   for one in condition.values():
     if one.operation != 'compare' or 'direction=LT' not in one.rest:
       continue
-    counter, end = (condition[n] for n in _operands(one))
+    counter, end = (condition[n] for n in one.operands())
     place = re.search(r'index=(\d+)', counter.rest)
     if (bound := _constant(end)) is None or place is None:
       continue
-    start = _operands(table[_operands(loop)[0]])[int(place[1])]
+    start = table[loop.operands()[0]].operands()[int(place[1])]
     return bound - (_constant(table[start]) or 0)
   return None
 
 
-def _constant(one: _Instruction) -> int | None:
+def _constant(one: hlo.Instruction) -> int | None:
   digits = re.match(r'(-?\d+)\)', one.rest)
   return int(digits[1]) if one.operation == 'constant' and digits else None
-
-
-def _operands(one: _Instruction) -> list[str]:
-  return re.findall(r'%([\w.\-]+)', re.split(r'\)(?:, |$)', one.rest)[0])
 
 
 def _called(rest: str) -> Iterator[str]:
@@ -126,22 +98,13 @@ def _called(rest: str) -> Iterator[str]:
     yield from re.findall(r'[\w.\-]+', names)
 
 
-def _size(one: _Instruction, table) -> int:
+def _size(one: hlo.Instruction, table) -> int:
   """Bytes of the tensor that a collective is about."""
-  taken = sum(_bytes(table[name].kind) for name in _operands(one))
+  taken = sum(hlo.array_bytes(table[name].kind) for name in one.operands())
   if not one.operation.endswith('-start'):
-    return max(taken, _bytes(one.kind))
+    return max(taken, hlo.array_bytes(one.kind))
   # Its type is a tuple of operands, results and flags; one kind starts with
   # nothing but its results.
-  given = _bytes(re.sub(r'\bu32\[\]', '', one.kind))
+  given = hlo.array_bytes(re.sub(r'\bu32\[\]', '', one.kind))
   given = given - taken if given > taken else given
   return max(taken, given)
-
-
-def _bytes(kind: str) -> int:
-  total = 0
-  for dtype, sizes in _ARRAY.findall(kind):
-    digits = re.search(r'\d+$', dtype)
-    bits = _BITS.get(dtype) or (int(digits[0]) if digits else 0)
-    total += bits * math.prod(int(n) for n in sizes.split(',') if n)
-  return total // 8

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from jax.sharding import NamedSharding
 
@@ -35,8 +34,7 @@ class Plan:
 
   Attributes:
     model: the network.
-    optimizer: see `trainer.train`.
-    learning_rate: rate by step.
+    optimization: the objective, the optimizer and its learning rate.
     batch_size: rows over all devices.
     feature_lengths: tokens of a row, by 'inputs' and 'targets'.
     decoder: see `inference.infer`.
@@ -45,16 +43,12 @@ class Plan:
       few as let the data axis divide the batch.
     data_axis_size: see `partitioning.make_mesh`.
     parameter_partitioning_dims: see `partitioning.standard_logical_axis_rules`.
-    num_microbatches: parts a batch is computed in.
     pack: whether several examples share a row.
     random_seed: of dropout.
-    label_smoothing: see `losses.cross_entropy`.
-    z_loss: see `losses.cross_entropy`.
   """
 
   model: network.Transformer
-  optimizer: Callable[[Mapping, optax.Schedule], optax.GradientTransformation]
-  learning_rate: optax.Schedule
+  optimization: programs.OptimizationConfig
   batch_size: int
   feature_lengths: Mapping[str, int]
   decoder: Callable
@@ -62,15 +56,11 @@ class Plan:
   model_axis_size: int | None = None
   data_axis_size: int | None = None
   parameter_partitioning_dims: int = 1
-  num_microbatches: int = 1
   pack: bool = True
   random_seed: int = 0
-  label_smoothing: float = 0.0
-  z_loss: float = 0.0
 
   def __post_init__(self):
     errors.check_positive('BATCH_SIZE', self.batch_size)
-    errors.check_positive('NUM_MICROBATCHES', self.num_microbatches)
     lengths = self.feature_lengths
     if set(lengths) != {'inputs', 'targets'}:
       raise errors.UserError(
@@ -91,6 +81,11 @@ class Plan:
         f'more than {UNROLLED_LAYERS} take hours to compile for a TPU. Add '
         '--gin.SCAN_LAYERS=True.'
       )
+
+  @property
+  def num_microbatches(self) -> int:
+    """Parts a batch is computed in."""
+    return self.optimization.num_microbatches
 
   @property
   def lengths(self) -> tuple[int, int]:
@@ -164,7 +159,8 @@ class Workshop:
     where = partitioning.param_shardings(
       self._shapes, self._axes, self.mesh, self.plan.rules
     )
-    self._tx = plan.optimizer(self._axes, plan.learning_rate)
+    optimization = plan.optimization
+    self._tx = optimization.optimizer(self._axes, optimization.learning_rate)
     self.state = programs.abstract_state(
       self._tx, self._shapes, where, self.mesh
     )
@@ -211,7 +207,7 @@ class Workshop:
       except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
           raise
-        raise DoesNotFit(' '.join(str(error).split())[:300]) from error
+        raise DoesNotFit(errors.reason(error)) from error
     moved = collectives.moved(compiled.as_text())
     return Compiled(
       compiled.memory_analysis().peak_memory_in_bytes,
@@ -228,10 +224,8 @@ class Workshop:
         plan.model,
         self._tx,
         self.state,
-        random_seed=plan.random_seed,
-        num_microbatches=plan.num_microbatches,
-        label_smoothing=plan.label_smoothing,
-        z_loss=plan.z_loss,
+        plan.optimization,
+        plan.random_seed,
       )
       return step.lower(self.state, self._batch(), self._key_data)
     if program == 'eval':

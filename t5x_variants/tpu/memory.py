@@ -98,9 +98,11 @@ def _activations(plan, data):
   j = config.num_heads * config.head_dim / ways
   heads = config.num_heads / ways
   f = config.mlp_dim / ways
-  branches = 1 + config.gated
-  learned = bool(config.activation.init())
-  element = branches * (_LEARNED if learned else _ELEMENT[config.gated] / 2)
+  branches = 1 + config.feed_forward.gated
+  learned = bool(config.feed_forward.activation.init())
+  element = branches * (
+    _LEARNED if learned else _ELEMENT[config.feed_forward.gated] / 2
+  )
 
   def attention(queries, keys):
     # q, k, v, the output; logits, weights and what masks them.
@@ -241,12 +243,15 @@ def _changes(plan) -> Iterator[tuple[compiling.Plan, tuple[str, ...]]]:
 def _changed(plan, changed) -> compiling.Plan:
   """The plan with these macros."""
   fields = {
-    'NUM_MICROBATCHES': 'num_microbatches',
     'MODEL_AXIS_SIZE': 'model_axis_size',
     'DATA_AXIS_SIZE': 'data_axis_size',
     'PARAMETER_PARTITIONING_DIMS': 'parameter_partitioning_dims',
   }
   values = {fields[k]: v for k, v in changed.items() if k in fields}
+  if 'NUM_MICROBATCHES' in changed:
+    values['optimization'] = dataclasses.replace(
+      plan.optimization, num_microbatches=changed['NUM_MICROBATCHES']
+    )
   if 'REMAT_POLICY' in changed:
     config = dataclasses.replace(
       plan.model.config, remat_policy=changed['REMAT_POLICY']

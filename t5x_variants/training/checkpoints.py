@@ -9,6 +9,7 @@ the rename, so that a step that has its name can be proved whole or damaged.
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import pathlib
@@ -19,12 +20,31 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers as preservation
 
-from t5x_variants import errors
-from t5x_variants.run_dir import checksums, remote
+from t5x_variants import errors, paths
+from t5x_variants.run_dir import checksums
 from t5x_variants.weights import source
 
 _log = logging.getLogger('t5x_variants')
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """Which steps of a run are saved, and which are kept.
+
+  Attributes:
+    period: steps between checkpoints; one more at the end.
+    max_to_keep: the newest so many are kept; None keeps all.
+    keep_period: steps divisible by it are kept for good.
+  """
+
+  period: int = 1000
+  max_to_keep: int | None = 3
+  keep_period: int | None = None
+
+  def __post_init__(self):
+    errors.check_positive('CHECKPOINT_PERIOD', self.period)
 
 
 class PositionHandler(ocp.CheckpointHandler):
@@ -71,7 +91,7 @@ class ChecksumsHandler(ocp.CheckpointHandler):
     Orbax finalizes the items in the order in which the manager names them, on
     one process, before it gives the step its name.
     """
-    if remote.is_remote(directory):
+    if paths.is_remote(directory):
       return  # Cloud storage checks its objects itself.
     item = pathlib.Path(directory)
     # What stands beside the items is orbax's own, and may still change.
@@ -111,49 +131,31 @@ def damage(step_folder: str | os.PathLike) -> str:
   return found
 
 
-class _Kept:
-  """Which checkpoints orbax keeps: the newest, some for good, and the best."""
-
-  def __init__(self, max_to_keep: int | None, keep_period: int | None):
-    self._newest, self._period = max_to_keep, keep_period
-    self.best: int | None = None
-
-  def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    """For each checkpoint, oldest first, whether it stays; orbax asks."""
-    del context
-    first = 0
-    if self._newest is not None:
-      first = max(0, len(checkpoints) - self._newest)
-    return [
-      number >= first
-      or found.step == self.best
-      or (self._period is not None and found.step % self._period == 0)
-      for number, found in enumerate(checkpoints)
-    ]
-
-
 class Checkpoints:
   """The checkpoints of one run directory."""
 
   def __init__(
     self,
     directory: str | os.PathLike,
+    config: CheckpointConfig,
     *,
-    max_to_keep: int | None = 3,
-    keep_period: int | None = None,
     with_position: bool = True,
   ):
     """Opens, and if need be makes, the folder.
 
     Args:
       directory: absolute path or gs:// URL.
-      max_to_keep: the newest so many steps are kept; None keeps all.
-      keep_period: steps divisible by it are kept for good.
+      config: which steps are kept.
       with_position: whether this process writes where it stands in the data;
         of several that read the same, one does.
     """
     self._directory = directory
-    self._kept = _Kept(max_to_keep, keep_period)
+    self._preserved: list[preservation.PreservationPolicy] = [
+      preservation.LatestN(config.max_to_keep)
+    ]
+    if config.keep_period is not None:
+      self._preserved.append(preservation.EveryNSteps(config.keep_period))
+    self._preserved.append(preservation.CustomSteps(()))
     self._with_position = with_position
     try:
       self._manager = ocp.CheckpointManager(
@@ -167,7 +169,9 @@ class Checkpoints:
           checksums.ITEM: ChecksumsHandler(),
         },
         options=ocp.CheckpointManagerOptions(
-          preservation_policy=self._kept,
+          preservation_policy=preservation.AnyPreservationPolicy(
+            self._preserved
+          ),
           # The caller decides when; orbax's own interval stays out of it.
           save_interval_steps=1,
           enable_async_checkpointing=True,
@@ -200,7 +204,8 @@ class Checkpoints:
 
   def keep(self, step: int | None) -> None:
     """From the next save on this step stays, the one named before may go."""
-    self._kept.best = step
+    steps = () if step is None else (step,)
+    self._preserved[-1] = preservation.CustomSteps(steps)
 
   def restore_step(self, step: int, state):
     """The state of one step; `state` is as for `restore_latest`.

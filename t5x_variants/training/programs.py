@@ -3,16 +3,44 @@
 The trainer runs them; `precompile` compiles them for a slice that is elsewhere.
 """
 
+import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import optax
 
+from t5x_variants import errors
 from t5x_variants.distributed import partitioning
 from t5x_variants.model import network
 from t5x_variants.training import train_state
 from t5x_variants.training import train_step as step_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizationConfig:
+  """What a training step minimizes, and by which rule.
+
+  Attributes:
+    optimizer: from the tree of logical axis names and the learning rate to an
+      optax optimizer.
+    learning_rate: rate by step.
+    num_microbatches: parts a batch is computed in, to save memory.
+    label_smoothing: probability given to wrong tokens.
+    z_loss: weight of the squared log normaliser.
+    frozen: the pattern of parameters that `optimizer` leaves as they are, see
+      `optimizer.adafactor`; here it is only logged.
+  """
+
+  optimizer: Callable[[Mapping, optax.Schedule], optax.GradientTransformation]
+  learning_rate: optax.Schedule
+  num_microbatches: int = 1
+  label_smoothing: float = 0.0
+  z_loss: float = 0.0
+  frozen: str | None = None
+
+  def __post_init__(self):
+    errors.check_positive('NUM_MICROBATCHES', self.num_microbatches)
 
 
 def shardings_of(tree):
@@ -48,7 +76,8 @@ def train_step(
   model: network.Transformer,
   tx: optax.GradientTransformation,
   state: train_state.TrainState,
-  **settings,
+  optimization: OptimizationConfig,
+  random_seed: int,
 ):
   """The jitted step of `train_step.make_train_step`; it takes the state.
 
@@ -56,10 +85,18 @@ def train_step(
     model: the network.
     tx: the optimizer.
     state: arrays or shapes with shardings, which the new state gets too.
-    **settings: of `train_step.make_train_step`.
+    optimization: the objective.
+    random_seed: of dropout.
   """
   return jax.jit(
-    step_lib.make_train_step(model, tx, **settings),
+    step_lib.make_train_step(
+      model,
+      tx,
+      random_seed=random_seed,
+      num_microbatches=optimization.num_microbatches,
+      label_smoothing=optimization.label_smoothing,
+      z_loss=optimization.z_loss,
+    ),
     out_shardings=(shardings_of(state), None),
     donate_argnums=0,
   )

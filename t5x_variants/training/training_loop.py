@@ -5,7 +5,7 @@ import ctypes
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,45 +15,22 @@ from jaxtyping import Array, Int
 
 from t5x_variants import errors, logs
 from t5x_variants.data import config as data_config
-from t5x_variants.distributed import hosts, partitioning, preemption
+from t5x_variants.distributed import (
+  hosts,
+  interrupts,
+  partitioning,
+  preemption,
+)
 from t5x_variants.run_dir import profiling, records, throughput
 from t5x_variants.training import (
   checkpoints,
+  evaluator,
   selection,
-  task_metrics,
   train_state,
 )
 
-# What every evaluation gives, see `records.per_token`.
-FIGURES = ('loss', 'z_loss', 'accuracy')
 # So many steps after a restore, the checkpoint itself may be at fault.
 _SOON = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class Periods:
-  """How often what happens, in steps.
-
-  Attributes:
-    log: steps one training record covers.
-    eval: between evaluations; one more at the start and at the end.
-    eval_steps: batches of the held-out split in one evaluation.
-    checkpoint: between checkpoints; one more at the end.
-  """
-
-  log: int = 10
-  eval: int = 1000
-  eval_steps: int = 20
-  checkpoint: int = 1000
-
-  def __post_init__(self):
-    for name, value in (
-      ('LOG_PERIOD', self.log),
-      ('EVAL_PERIOD', self.eval),
-      ('EVAL_STEPS', self.eval_steps),
-      ('CHECKPOINT_PERIOD', self.checkpoint),
-    ):
-      errors.check_positive(name, value)
 
 
 @dataclasses.dataclass
@@ -61,11 +38,13 @@ class Loop:
   """Everything the loop holds on to; `run` is the loop."""
 
   total_steps: int
-  periods: Periods
+  log_period: int
+  evaluation_period: int
+  checkpoint_period: int
   mesh: jax.sharding.Mesh
   train_step: jax.stages.Wrapped
   random_key: np.ndarray  # jax.random.key_data, see `make_train_step`.
-  evaluate: 'Evaluation'
+  evaluate: evaluator.Evaluator
   learning_rate: optax.Schedule
   batches: data_config.Batches
   saved: checkpoints.Checkpoints
@@ -73,7 +52,7 @@ class Loop:
   meter: throughput.Meter
   trace: profiling.StepTrace
   selection: selection.Selection
-  on_first_step: Callable[[], None] = lambda: None
+  on_first_step: Callable[[], None] | None = None
   _start: int = 0
   _warned: bool = False
 
@@ -94,13 +73,15 @@ class Loop:
     clock = records.Clock()
     train_step = in_flight = None
     with preemption.StopRequest() as stop, self.trace:
+      interrupts.check()
       for step in range(start + 1, self.total_steps + 1):
         with clock.waiting():
           batch = next(self.batches)
         batch = partitioning.global_batch(batch, self.mesh)
         if train_step is None:
           train_step = self._compile(state, batch)
-          self.on_first_step()
+          if self.on_first_step is not None:
+            self.on_first_step()
           clock = records.Clock()
         self.trace.before(step, in_flight)
         with jax.profiler.StepTraceAnnotation('train', step_num=step):
@@ -142,9 +123,9 @@ class Loop:
   ) -> train_state.TrainState:
     """What is due after a step: a record, an evaluation, a checkpoint."""
     last = step == self.total_steps
-    log = last or step % self.periods.log == 0
-    evaluate = last or step % self.periods.eval == 0
-    save = last or stop or step % self.periods.checkpoint == 0
+    log = last or step % self.log_period == 0
+    evaluate = last or step % self.evaluation_period == 0
+    save = last or stop or step % self.checkpoint_period == 0
     if log or save or evaluate:
       self._check_sums(step, state)
     if log:
@@ -243,7 +224,7 @@ class Loop:
     if not values:
       return False
     self.writer.write(step, 'eval', values)
-    logs.say(f'held out at step {step}: {evaluation_line(values)}')
+    logs.say(f'held out at step {step}: {evaluator.evaluation_line(values)}')
     self._warn_of_few(int(values['target_tokens']))
     best = self.selection.add(step, values)
     if best:
@@ -272,69 +253,6 @@ def not_finite(state: train_state.TrainState) -> Int[Array, '']:
     if jnp.issubdtype(leaf.dtype, jnp.floating)
   ]
   return sum((~jnp.all(jnp.isfinite(x)) for x in arrays), start=jnp.int32(0))
-
-
-def evaluation_line(values: Mapping[str, float]) -> str:
-  """One line of what an evaluation gave."""
-  line = (
-    f'loss {values["loss"]:.4f} nats per target token, accuracy '
-    f'{values["accuracy"]:.2%} of {int(values["target_tokens"]):,} tokens'
-  )
-  known = (*FIGURES, 'target_tokens')
-  rest = {name: v for name, v in values.items() if name not in known}
-  return f'{line}, {task_metrics.shown(rest)}' if rest else line
-
-
-class Evaluation:
-  """Loss on the first batches of the held-out split, the same every time."""
-
-  def __init__(
-    self,
-    eval_step: jax.stages.Wrapped,
-    held_out: Iterable[Mapping],
-    mesh,
-    tasks: task_metrics.Evaluator | None = None,
-  ):
-    """Holds the batches.
-
-    Args:
-      eval_step: see `train_step.make_eval_step`.
-      held_out: batches; an iterator can be evaluated once.
-      mesh: devices.
-      tasks: decodes the split's examples for the metrics of tasks.
-    """
-    self._eval_step = eval_step
-    self._compiled: Callable | None = None
-    self._held_out = held_out
-    self._mesh = mesh
-    self._tasks = tasks
-
-  def names(self) -> tuple[list[str], str]:
-    """Names of the numbers it gives; why none is a task's, '' if some are."""
-    if not self._held_out:
-      return [], ''
-    if self._tasks is None:
-      return list(FIGURES), 'nothing is decoded (trainer.train.task_decoding)'
-    names = self._tasks.names
-    return [*FIGURES, *names], '' if names else self._tasks.missing()
-
-  def __call__(self, params: Mapping) -> dict[str, float]:
-    """FIGURES per target token, their number, metrics of tasks.
-
-    {} without a split.
-    """
-    if not self._held_out:
-      return {}
-    sums = []
-    for batch in self._held_out:
-      batch = partitioning.global_batch(batch, self._mesh)
-      if self._compiled is None:
-        self._compiled = self._eval_step.lower(params, batch).compile()
-        hosts.meet()
-      sums.append(self._compiled(params, batch))
-    sums = jax.tree.map(lambda *x: sum(map(float, x)), *jax.device_get(sums))
-    found = records.per_token(sums) | {'target_tokens': sums['weights']}
-    return found if self._tasks is None else found | self._tasks(params)
 
 
 def return_free_memory() -> None:

@@ -36,9 +36,8 @@ def reading(path: str | os.PathLike):
     raise
   except (OSError, ValueError) as error:
     # A ValueError is a name that no file can have, or bytes that are no text.
-    reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())
     raise errors.UserError(
-      f'The path {short(str(path))} cannot be read: {reason[:200]}.'
+      f'The path {short(str(path))} cannot be read: {errors.reason(error)}.'
     ) from error
 
 
@@ -121,11 +120,11 @@ def read_json(path: pathlib.Path) -> dict:
     content = json.loads(text)
   except OSError as error:
     raise errors.UserError(
-      f'The file {path} cannot be read: {error.strerror or error}.'
+      f'The file {path} cannot be read: {errors.reason(error)}.'
     ) from error
   except ValueError as error:
     raise errors.UserError(
-      f'The file {path} is not valid JSON: {str(error)[:200]}.'
+      f'The file {path} is not valid JSON: {errors.reason(error)}.'
     ) from error
   if not isinstance(content, dict):
     raise errors.UserError(

@@ -6,6 +6,7 @@ nowhere else, so what stands outside of `mlp` must fit or the checkpoint is of
 another model.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 
@@ -20,12 +21,44 @@ _COEFFICIENTS = '/mlp/activation/'
 
 def variant_of(config) -> str | None:
   """The name of a model's block, as `saved.variant_of` gives it."""
-  name, _, options = config.activation.name.partition('(')
-  settings = {'ACTIVATION': name, 'GATED': str(config.gated)}
+  block = config.feed_forward
+  name, _, options = block.activation.name.partition('(')
+  settings = {'ACTIVATION': name, 'GATED': str(block.gated)}
   version = re.search(r'version=(\w)', options)
   if version:
     settings['rational.rational.version'] = repr(version[1])
   return saved.variant_of(settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialWeightsConfig:
+  """The weights that a new run starts from.
+
+  The run begins at step 0 with a fresh optimizer state; one that goes on from
+  a checkpoint of its own does not read them.
+
+  Attributes:
+    path: see `saved.open_checkpoint`; None initialises all parameters.
+    partial: whether they may be of another variant; what fits is taken.
+  """
+
+  path: str | None = None
+  partial: bool = False
+
+  def read(
+    self, config, shapes: Mapping
+  ) -> tuple[Mapping[str, np.ndarray], list[str]]:
+    """What a run takes, by name, and lines for the log; see `initial`.
+
+    Args:
+      config: the model's `network.T5Config`.
+      shapes: the model's tree of shapes.
+    """
+    if self.path is None:
+      return {}, []
+    return initial(
+      saved.open_checkpoint(self.path), shapes, variant_of(config), self.partial
+    )
 
 
 def exact(found: source.Source, params: Mapping, cure: str) -> Mapping:

@@ -55,9 +55,9 @@ def feed_forward_proj(config: network.T5Config) -> tuple[str, bool]:
   Raises:
     errors.UserError: neither transformers nor our modeling file has it.
   """
-  name = config.activation.name
+  name = config.feed_forward.activation.name
   base = name.partition('(')[0]
-  gated = 'gated-' if config.gated else ''
+  gated = 'gated-' if config.feed_forward.gated else ''
   if name == 'gelu':
     # Gated, T5 has always read 'gelu' as the tanh form.
     return gated + ('gelu' if gated else 'gelu_new'), True
@@ -101,9 +101,9 @@ def config_of(config: network.T5Config) -> dict:
   }
   if known:
     return result
-  name = config.activation.name
+  name = config.feed_forward.activation.name
   version = re.search(r'version=(\w)', name)
-  initial = config.activation.init()
+  initial = config.feed_forward.activation.init()
   return result | {
     'architectures': ['T5VariantsForConditionalGeneration'],
     'model_type': CODE_TYPE,

@@ -107,7 +107,7 @@ def _opened(file: pathlib.Path):
   except (OSError, safetensors.SafetensorError) as error:
     raise errors.UserError(
       f'The file {file} is truncated or is not a safetensors file: '
-      f'{str(error)[:200]}.'
+      f'{errors.reason(error)}.'
     ) from error
 
 

@@ -89,9 +89,9 @@ def open_folder(
       describes another function.
   """
   folder = pathlib.Path(path).expanduser().absolute()
-  theirs = None if '://' in path else files.plain_file(folder, CONFIG)
+  theirs = files.plain_file(folder, CONFIG)
   if theirs is None:
-    raise kinds.mistaken(path, kinds.HUGGING_FACE)
+    raise kinds.missing(path, kinds.HUGGING_FACE)
   described = files.read_json(theirs)
   hf_config.check(folder, described, config)
   shapes, read = hf_tensors.open_tensors(folder)

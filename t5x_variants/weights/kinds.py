@@ -3,14 +3,13 @@
 import os
 import pathlib
 
-from t5x_variants import errors
+from t5x_variants import errors, paths
 from t5x_variants.weights import files
 
 OURS, T5X, HUGGING_FACE = 't5x_variants', 't5x', 'Hugging Face transformers'
-_COMMANDS = {T5X: 'import_t5x', HUGGING_FACE: 'import_hf'}
-_WANTED = {
+_FORMS = {
   OURS: 'a run directory, one of its checkpoints (RUN/checkpoints/STEP), or '
-  'what import_t5x or import_hf wrote',
+  'what import_weights wrote',
   T5X: 'a folder such as .../checkpoint_1000000, in which there are a file '
   "'checkpoint' and a folder for each tensor, or a folder 'state'",
   HUGGING_FACE: 'a local folder with config.json as transformers saves it, '
@@ -33,33 +32,28 @@ def kind_of(path: pathlib.Path) -> str | None:
   return None
 
 
-def mistaken(path: str | os.PathLike, wanted: str) -> errors.UserError:
-  """The error of a path that holds no checkpoint of the kind that is wanted.
-
-  Args:
-    path: what was given.
-    wanted: `OURS`, `T5X` or `HUGGING_FACE`.
-  """
-  local = pathlib.Path(os.path.abspath(os.path.expanduser(path)))
+def missing(path: str | os.PathLike, *wanted: str) -> errors.UserError:
+  """The error of a path that holds no checkpoint of the kinds wanted."""
   with files.reading(path):
-    found = kind_of(local)
-    there = local.exists()
-    folder = local.parent if local.is_file() else local
-  if found in (None, wanted):
-    why = '' if there else ' because it does not exist'
-    return errors.UserError(
-      f'The path {path} holds no checkpoint of {wanted}{why}: give '
-      f'{_WANTED[wanted]}.'
-    )
-  what = f'The path {path} holds weights of {found}, not of {wanted}'
-  if found == OURS:
-    return errors.UserError(
-      f'{what}, so that they need no import: give them to a run by '
-      f'--gin.INITIAL_CHECKPOINT_PATH="\'{folder}\'".'
-    )
+    exists = os.path.lexists(os.path.expanduser(path))
+  why = '' if exists else ' because it does not exist'
   return errors.UserError(
-    f'{what}: import them by python -m t5x_variants.{_COMMANDS[found]} '
-    '--gin_file=gin/models/X.gin --gin_file=gin/variants/Y.gin '
-    f'--checkpoint={folder} --output=DIR'
-    + (', and give DIR here.' if wanted == OURS else '.')
+    f'The path {path} holds no checkpoint of {" or ".join(wanted)}{why}: give '
+    f'{"; or ".join(_FORMS[kind] for kind in wanted)}.'
+  )
+
+
+def not_ours(path: str | os.PathLike) -> errors.UserError:
+  """The error of a path that holds no checkpoint of this package."""
+  local = paths.folder(path)
+  with files.reading(path):
+    kind = kind_of(local)
+    folder = local.parent if local.is_file() else local
+  if kind in (None, OURS):
+    return missing(path, OURS)
+  return errors.UserError(
+    f'The path {path} holds weights of {kind}, not of {OURS}: import them by '
+    'python -m t5x_variants.import_weights --gin_file=gin/models/X.gin '
+    f'--gin_file=gin/variants/Y.gin --checkpoint={folder} --output=DIR, and '
+    'give DIR here.'
   )

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 from flax import traverse_util
 
-from t5x_variants import errors
+from t5x_variants import errors, paths
 from t5x_variants.run_dir import checksums, layout
 from t5x_variants.weights import files, kinds, source
 
@@ -35,12 +35,12 @@ def open_checkpoint(path: str | os.PathLike) -> source.Source:
     errors.UserError: there is no checkpoint of ours, or its files cannot be
       read, or are not what their checksums say.
   """
-  if '://' in str(path):
+  if paths.is_remote(path):
     raise errors.UserError(
       f'The checkpoint {path} is on remote storage; copy it to a local folder '
       'first.'
     )
-  folder = pathlib.Path(os.path.abspath(os.path.expanduser(str(path))))
+  folder = paths.folder(path)
   with files.reading(folder):
     if (folder / 'state').is_dir() and folder.name.isdecimal():
       step, run = int(folder.name), folder.parent.parent
@@ -48,7 +48,7 @@ def open_checkpoint(path: str | os.PathLike) -> source.Source:
       run = folder
       step, folder = layout.newest_checkpoint(run)
     else:
-      raise kinds.mistaken(path, kinds.OURS)
+      raise kinds.not_ours(path)
   # It says which variant the weights are of.
   with files.reading(run / 'config.gin'):
     variant = variant_of(layout.settings(run))
@@ -166,9 +166,8 @@ def _guarded(folder, function, *args):
     return function(*args)
   except Exception as error:
     # Which exception a damaged file ends in depends on the file.
-    reason = ' '.join(str(error).split())[:300].removesuffix('.')
     raise errors.UserError(
-      f'The checkpoint {folder} cannot be read: {reason}.'
+      f'The checkpoint {folder} cannot be read: {errors.reason(error)}.'
     ) from error
 
 
@@ -182,12 +181,12 @@ def check_output(path: str | None, flag: str = '--output') -> pathlib.Path:
     raise errors.UserError(
       f'The flag {flag}=DIR is missing: it names the folder to write.'
     )
-  if '://' in path:
+  if paths.is_remote(path):
     raise errors.UserError(
       f'The folder {flag}={path} is on remote storage; write to a local folder '
       'and copy it there.'
     )
-  folder = pathlib.Path(os.path.abspath(os.path.expanduser(str(path))))
+  folder = paths.folder(path)
   with files.reading(folder):
     taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
   if taken:
@@ -216,9 +215,8 @@ def write_folder(folder: pathlib.Path, write) -> None:
     ours = isinstance(error, errors.UserError)
     if ours or not isinstance(error, (OSError, ValueError)):
       raise
-    reason = ' '.join(str(error).split())[:200]
     raise errors.UserError(
-      f'The folder {folder} cannot be written: {reason}.'
+      f'The folder {folder} cannot be written: {errors.reason(error)}.'
     ) from error
 
 

@@ -14,7 +14,6 @@ import dataclasses
 import logging
 import math
 import operator
-import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ import numpy as np
 import tensorstore
 from flax import serialization
 
-from t5x_variants import errors
+from t5x_variants import errors, paths
 from t5x_variants.weights import files, kinds, saved, source
 
 _log = logging.getLogger('t5x_variants')
@@ -46,13 +45,13 @@ def open_checkpoint(path: str) -> source.Source:
   """
   given = path
   path = path.rstrip('/').removesuffix(f'/{_FILE}')
-  if '://' in path and not path.startswith('gs://'):
+  if paths.is_remote(path) and not path.startswith('gs://'):
     raise errors.UserError(
       f'The path {path} is on storage that cannot be read; t5x checkpoints are '
       'read from local folders and from gs://.'
     )
   if not path.startswith('gs://'):
-    folder = pathlib.Path(os.path.abspath(os.path.expanduser(path)))
+    folder = paths.folder(path)
     with files.reading(folder):
       folder = _newest(folder, given)
     files.check_tree(folder)
@@ -84,7 +83,7 @@ def _newest(folder: pathlib.Path, given: str) -> pathlib.Path:
     return folder
   steps = [child for child in folder.glob('checkpoint_*') if _is_step(child)]
   if not steps:
-    raise kinds.mistaken(given, kinds.T5X)
+    raise kinds.missing(given, kinds.T5X)
   newest = max(steps, key=lambda child: _step_of(child.name))
   if len(steps) > 1:
     _log.info('Taking %s, the newest of %d.', newest, len(steps))
@@ -120,7 +119,7 @@ def _tree(path: str, store: dict) -> Mapping:
     ) from error
   except ValueError as error:
     raise errors.UserError(
-      f'The file {path}/{_FILE} cannot be read: {_short(error)}.'
+      f'The file {path}/{_FILE} cannot be read: {errors.reason(error)}.'
     ) from error
   if found.state != 'value':
     raise errors.UserError(
@@ -133,7 +132,7 @@ def _tree(path: str, store: dict) -> Mapping:
     # Which exception damaged bytes end in depends on the bytes.
     raise errors.UserError(
       f'The file {path}/{_FILE} is truncated or is not a msgpack file '
-      f'({type(error).__name__}: {_short(error)}).'
+      f'({type(error).__name__}: {errors.reason(error)}).'
     ) from error
   version = content.get('version') if isinstance(content, Mapping) else None
   if version not in (2, 3):
@@ -226,7 +225,7 @@ class _Tensor:
     except ValueError as error:
       if isinstance(error, errors.UserError):
         raise
-      self._fail(_short(error), error)
+      self._fail(errors.reason(error), error)
 
   def _check_chunks(self, tensor) -> None:
     chunks = tensor.chunk_layout.read_chunk.shape
@@ -260,8 +259,3 @@ def _is_chunk(key: bytes, grid: list[int]) -> bool:
     part.isdigit() and int(part) < count
     for part, count in zip(parts, grid, strict=True)
   )
-
-
-def _short(error: Exception) -> str:
-  """A library's message without the specification behind it."""
-  return ' '.join(str(error).split(' [')[0].split())[:300]

@@ -16,18 +16,20 @@ from t5x_variants.analysis import sweeps
 from t5x_variants.cli import gin_utils
 
 ROOT = pathlib.Path(__file__).parents[2]
-# tools/sweep.py with a training that costs nothing.
+# The command, with a training that costs nothing.
 DRIVER = f"""
 import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tools')!r}]
-import sweep
+sys.path.insert(0, {str(ROOT)!r})
+from t5x_variants import sweep
+from t5x_variants.analysis import scheduler
 from t5x_variants.cli import gin_utils
-sweep.PROGRAM = [sys.executable, {str(ROOT / 'tests/support/stub_train.py')!r}]
-sweep._POLL_SECONDS = 0.02
-gin_utils.define_flags()
-sweep.define_flags()
+scheduler.PROGRAM = [
+  sys.executable, {str(ROOT / 'tests/support/stub_train.py')!r}
+]
+scheduler._POLL_SECONDS = 0.02
 gin_utils.run(sweep.main)
 """
+SWEEP_COMMAND = (sys.executable, '-m', 't5x_variants.sweep')
 GIN = """
 from __gin__ import dynamic_registration
 from t5x_variants.analysis import sweeps
@@ -329,7 +331,7 @@ def test_the_shipped_sweeps_are_found_from_any_folder(tmp_path):
   for sweep in (ROOT / 'gin/sweeps').glob('*.gin'):
     done = subprocess.run(
       [
-        *(sys.executable, str(ROOT / 'tools/sweep.py'), '--dry_run'),
+        *(*SWEEP_COMMAND, '--dry_run'),
         f'--gin_file=gin/sweeps/{sweep.name}',
       ],
       cwd=tmp_path,
@@ -346,7 +348,7 @@ def test_the_shipped_sweeps_are_found_from_any_folder(tmp_path):
 def test_the_low_data_sweep_itself_killed_and_started_again(tmp_path):
   """Real runs, of a few steps; the report has a number in every cell."""
   command = [
-    *(sys.executable, str(ROOT / 'tools/sweep.py'), '--processes=2'),
+    *(*SWEEP_COMMAND, '--processes=2'),
     *('--gin_file=gin/sweeps/low_data.gin', "--gin.SWEEP_DIR='out'"),
     *("--gin.VARIANTS=['gelu', 'swiglu']", '--gin.SEEDS=[0, 1]'),
     "--gin.PRETRAIN_STEPS='TRAIN_STEPS=6'",
@@ -369,7 +371,7 @@ def test_the_low_data_sweep_itself_killed_and_started_again(tmp_path):
   assert subprocess.run(command, **options).returncode == 0
   assert [(run / 'metrics.jsonl').read_bytes() for run in first] == before
   done = subprocess.run(
-    [sys.executable, str(ROOT / 'tools/report.py'), 'out/finetune'],
+    [sys.executable, '-m', 't5x_variants.report', 'out/finetune'],
     stdout=subprocess.PIPE,
     text=True,
     check=True,

@@ -1,14 +1,16 @@
 """Every slip is answered by one sentence, with status 2, and nothing is lost.
 
 The slips are the rows of tests/support/slips.py. Each is run as the command it
-is, in a process of its own (tests/support/command_server.py), in a folder that
-has what a user has after some days; afterwards not a byte in it is another one.
+is, in a process of its own (tools/forked.py), in a folder that has what a user
+has after some days; afterwards not a byte in it is another one.
 """
 
+import functools
 import hashlib
 import json
 import os
 import pathlib
+import pkgutil
 import re
 import shutil
 import signal
@@ -16,11 +18,15 @@ import subprocess
 import sys
 import time
 
+import forked
 import psutil
 import pytest
 import slips
 
+import t5x_variants
+
 ROOT = pathlib.Path(__file__).parents[2]
+TIMEOUT = 280  # seconds
 MICRO = """\
 # A model of a few numbers, for tests.
 from __gin__ import dynamic_registration
@@ -36,6 +42,22 @@ network.T5Config:
   num_encoder_layers = 1
   num_decoder_layers = 1
 """
+Z_LOSS = """\
+from __gin__ import dynamic_registration
+from t5x_variants.training import programs
+programs.OptimizationConfig."""
+
+
+@functools.cache
+def modules():
+  """Every module of the package that is no command, and what plots import."""
+  found = ['matplotlib.figure']
+  for module in pkgutil.walk_packages(t5x_variants.__path__, 't5x_variants.'):
+    spec = module.module_finder.find_spec(module.name)
+    source = pathlib.Path(spec.origin).read_text(encoding='utf-8')
+    if "__name__ == '__main__'" not in source and 'torch' not in source:
+      found.append(module.name)
+  return found
 
 
 class World:
@@ -46,8 +68,7 @@ class World:
     pipe: where some commands look for a file, and wait.
     opened: its ends for writing; while one is open they wait.
     printed: what the last command prints, files by 'stdout' and 'stderr'.
-    process: the last command's number.
-    seconds: CPU time of all commands so far.
+    process: the last command.
   """
 
   def __init__(self, folder: pathlib.Path):
@@ -55,36 +76,21 @@ class World:
     self.printed = {name: folder / name for name in ('stdout', 'stderr')}
     self.pipe = self.folder / 'pipe'
     self.opened = []
-    self.process, self.seconds = 0, 0.0
-    self._server = subprocess.Popen(
-      [
-        sys.executable,
-        # JAX warns that a fork of a process with threads may hang: of one that
-        # computes. The server does not.
-        *('-W', 'ignore:os.fork'),
-        ROOT / 'tests/support/command_server.py',
-      ],
-      env=os.environ
-      | {
-        'PYTHONPATH': str(ROOT),
-        'XDG_CACHE_HOME': str(folder / 'cache'),
-        # One device, as at home; what is run once is not worth optimising.
-        'XLA_FLAGS': '--xla_backend_optimization_level=0',
-        'TF_CPP_MIN_LOG_LEVEL': '3',
-      },
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-    assert self._server.stdout.readline() == 'ready\n'
 
   def start(self, argv, stdin: str = os.devnull) -> None:
-    """Starts a command."""
-    request = {'argv': argv, 'folder': str(self.folder), 'stdin': stdin}
-    request |= {name: str(path) for name, path in self.printed.items()}
-    self._server.stdin.write(json.dumps(request) + '\n')
-    self._server.stdin.flush()
-    self.process = int(self._server.stdout.readline())
+    """Starts a command: a module of the package, or a script of tools/."""
+    name, *rest = argv
+    script = name.endswith('.py')
+    for path in self.printed.values():
+      path.write_text('')
+    self.process = forked.start(
+      [str(ROOT / 'tools' / name) if script else f't5x_variants.{name}', *rest],
+      output=self.printed['stdout'],
+      errors=self.printed['stderr'],
+      stdin=stdin,
+      folder=self.folder,
+      modules=tuple(modules()),
+    )
 
   def run(self, argv) -> tuple[int, str, str]:
     """Runs a command; its exit status and what it printed to where."""
@@ -93,16 +99,14 @@ class World:
 
   def ended(self) -> tuple[int, str, str]:
     """Waits for the command that was started last; the same."""
-    status, self.seconds = map(float, self._server.stdout.readline().split())
-    return int(status), *(
+    self.process.join(TIMEOUT)
+    if self.process.exitcode is None:
+      self.process.kill()
+      self.process.join()
+    return self.process.exitcode, *(
       path.read_text(encoding='utf-8', errors='replace')
       for path in self.printed.values()
     )
-
-  def made(self, argv) -> None:
-    """Runs a command that must do its work."""
-    status, _, told = self.run(argv)
-    assert status == 0, told
 
   def listing(self) -> dict[str, str]:
     """Every file and folder, and a digest of its bytes."""
@@ -112,9 +116,6 @@ class World:
       )
       for path in self.folder.rglob('*')
     }
-
-  def close(self) -> None:
-    self._server.communicate(timeout=60)
 
 
 def fill(world: World) -> None:
@@ -132,11 +133,14 @@ def fill(world: World) -> None:
   (folder / 'pairs.jsonl').write_text('\n'.join(map(json.dumps, pairs)))
   (folder / 'file.txt').write_text('To be, or not to be.\n')
   (folder / 'micro.gin').write_text(MICRO)
-  run = ["--gin.MODEL_DIR='runs/relu'", '--gin.LOG_PERIOD=1']
-  world.made(slips.train(*run))
-  world.made(slips.prepare('--output=prepared', '--workers=1'))
-  world.made(['export_hf', '--run=runs/relu', '--output=hf'])
-  world.made(slips.import_hf('--checkpoint=hf', '--output=imported'))
+  for command in (
+    f"""{slips.TRAIN} --gin.MODEL_DIR="'runs/relu'" --gin.LOG_PERIOD=1""",
+    f'{slips.PREPARE} --output=prepared --workers=1',
+    'export_hf --run=runs/relu --output=hf',
+    f'{slips.IMPORT} --checkpoint=hf --output=imported',
+  ):
+    status, _, told = world.run(slips.argv(command))
+    assert status == 0, told
   break_copies(folder)
 
 
@@ -151,6 +155,10 @@ def break_copies(folder: pathlib.Path) -> None:
     ('itself', "include 'broken/itself.gin'"),
     ('gone', "include 'not/there.gin'"),
     ('import', 'import not_there'),
+    ('word', 'A = 1\nACTIVATION = relu'),
+    ('equal', 'B == 3'),
+    ('parameter', f'{Z_LOSS}z_los = 0.1'),
+    ('no_run', f'{Z_LOSS}z_loss = 0.1'),
   ):
     (broken / f'{name}.gin').write_text(text + '\n')
   shutil.copytree(folder / 'runs/relu', broken / 'run')
@@ -168,19 +176,33 @@ def break_copies(folder: pathlib.Path) -> None:
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-  found = World(tmp_path_factory.mktemp('slips'))
-  found.folder.mkdir()
-  fill(found)
-  yield found
-  found.close()
+  folder = tmp_path_factory.mktemp('slips')
+  environment = {
+    'PYTHONPATH': str(ROOT),
+    'XDG_CACHE_HOME': str(folder / 'cache'),
+    # One device, as at home; what is run once is not worth optimising.
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    'TF_CPP_MIN_LOG_LEVEL': '3',
+  }
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in environment.items():
+      patch.setenv(name, value)
+    found = World(folder)
+    found.folder.mkdir()
+    fill(found)
+  return found
 
 
-@pytest.mark.parametrize('name', slips.SLIPS)
-def test_a_slip_is_answered_by_one_sentence(world, name):
-  argv, words = slips.SLIPS[name]
+@pytest.mark.parametrize(
+  'argv, words',
+  [each[1:] for each in slips.SLIPS],
+  ids=[each[0] for each in slips.SLIPS],
+)
+def test_a_slip_is_answered_by_one_sentence(world, argv, words):
   before = world.listing()
   status, _, told = world.run(argv)
-  assert 'Traceback' not in told
+  assert 'Traceback' not in told and 'Path not found' not in told
+  assert ' at 0x' not in told
   assert told.count('error: ') == 1 and told.startswith('error: '), told
   assert [word for word in words if word not in told] == [], told
   assert status == 2, told
@@ -192,7 +214,7 @@ def printed(words):
 
 
 def has_children(world):
-  return bool(psutil.Process(world.process).children())
+  return bool(psutil.Process(world.process.pid).children())
 
 
 def reads_the_pipe(world):
@@ -205,20 +227,16 @@ def reads_the_pipe(world):
 
 
 INTERRUPTED = {
-  'train before its first step': (slips.train(), printed('parameters on')),
-  'infer at its prompt': (slips.infer(), printed('End with Ctrl-D')),
-  'evaluate': (slips.judge("--gin.PREDICTIONS='pipe'"), reads_the_pipe),
-  'prepare_data and its workers': (
-    slips.prepare('--output=new', '--workers=2'),
-    has_children,
-  ),
-  'report.py': (['report.py', 'run_of_pipe'], reads_the_pipe),
+  slips.TRAIN: printed('parameters on'),
+  slips.INFER: printed('End with Ctrl-D'),
+  f"""{slips.JUDGE} --gin.PREDICTIONS="'pipe'\"""": reads_the_pipe,
+  f'{slips.PREPARE} --output=new --workers=2': has_children,
+  'report run_of_pipe': reads_the_pipe,
 }
 
 
-@pytest.mark.parametrize('name', INTERRUPTED)
-def test_ctrl_c_ends_it_with_one_line_and_status_130(world, name):
-  argv, ready = INTERRUPTED[name]
+@pytest.mark.parametrize('command', INTERRUPTED)
+def test_ctrl_c_ends_it_with_one_line_and_status_130(world, command):
   os.mkfifo(world.pipe)
   (world.folder / 'run_of_pipe').mkdir()
   (world.folder / 'run_of_pipe/metrics.jsonl').symlink_to(world.pipe)
@@ -229,12 +247,12 @@ def test_ctrl_c_ends_it_with_one_line_and_status_130(world, name):
   os.mkfifo(world.folder / 'terminal')
   terminal = os.open(world.folder / 'terminal', os.O_RDWR)
   try:
-    world.start(argv, str(world.folder / 'terminal'))
-    while not ready(world):
-      assert psutil.pid_exists(world.process), world.ended()
+    world.start(slips.argv(command), str(world.folder / 'terminal'))
+    while not INTERRUPTED[command](world):
+      assert world.process.is_alive(), world.ended()
       time.sleep(0.01)
-    processes = psutil.Process(world.process).children(recursive=True)
-    os.kill(world.process, signal.SIGINT)
+    processes = psutil.Process(world.process.pid).children(recursive=True)
+    os.kill(world.process.pid, signal.SIGINT)
     status, _, told = world.ended()
     assert told.splitlines()[-1] == 'Interrupted.', told
     assert 'Traceback' not in told
@@ -250,9 +268,31 @@ def test_ctrl_c_ends_it_with_one_line_and_status_130(world, name):
     (world.folder / 'terminal').unlink()
 
 
+@pytest.mark.parametrize(
+  'argv, words',
+  [
+    (['plot', 'loss', 'runs', '--whole', '-o', 'new.png'], 'ReLU'),
+    (['plot', 'activations', 'runs/relu', '--output=new.pdf'], 'encoder 0'),
+    (['report', 'runs', '--table=glu_1', '--output=new.md'], '**ReLU**'),
+  ],
+  ids=['loss', 'activations', 'report'],
+)
+def test_what_a_run_reached_is_drawn_and_printed(world, argv, words):
+  status, out, told = world.run(argv)
+  assert status == 0, told
+  (written,) = world.folder.glob('new.*')
+  assert written.stat().st_size > 1000
+  text = written.read_text('utf-8') if written.suffix == '.md' else out
+  assert words in text
+  written.unlink()
+
+
 COMMANDS = [
   *(path.stem for path in (ROOT / 't5x_variants').glob('*.py')),
-  *(path.name for path in (ROOT / 'tools').glob('*.py')),
+  *(
+    str(path.relative_to(ROOT / 'tools'))
+    for path in (ROOT / 'tools').rglob('*.py')
+  ),
 ]
 
 
@@ -266,8 +306,7 @@ def test_help_is_no_error_and_says_what_a_command_does(world, name):
   status, printed, told = world.run([name, '--help'])
   assert status == 0 and told == ''
   assert len(printed.strip().splitlines()[0]) > 20
-  if '__' not in name:
-    assert re.search(r'^ +--\w+', printed, re.MULTILINE)
+  assert '__' in name or re.search(r'^ +--\w+', printed, re.MULTILINE)
 
 
 def test_help_waits_for_no_import_of_jax():
@@ -282,7 +321,8 @@ def test_help_waits_for_no_import_of_jax():
     '    assert end.code == 0, name\n'
     '  from absl import flags\n'
     '  flags.FLAGS.remove_flag_values(list(flags.FLAGS))\n'
-    '  print("#", name, {"jax", "tensorflow"} & set(sys.modules))\n'
+    '  print("#", name, set(sys.modules)\n'
+    '    & {"jax", "matplotlib", "scipy", "tensorflow"})\n'
   )
   names = [name for name in COMMANDS if '.' not in name and '__' not in name]
   names = list(filter(is_command, names))

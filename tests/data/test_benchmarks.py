@@ -128,16 +128,16 @@ def test_tfds_downloads_where_it_may(folder, tmp_path, monkeypatch):
     (
       'glue_cola',
       'x\t2\t\tSo.',
-      ["line 3: the label is '2'", '1 (acceptable)'],
+      ["line 3: The label is '2'", '1 (acceptable)'],
     ),
-    ('glue_rte', '2\ta\tb\t1', ["line 4: the label is '1'", 'not_entailment']),
-    ('glue_rte', '2\ta\tb\t-', ["the label is '-'"]),
+    ('glue_rte', '2\ta\tb\t1', ["line 4: The label is '1'", 'not_entailment']),
+    ('glue_rte', '2\ta\tb\t-', ["The label is '-'"]),
     ('glue_stsb', '\t'.join('abcdefghi') + '\t5.1', ["'5.1'", 'from 0 to 5']),
     ('glue_stsb', '\t'.join('abcdefghi') + '\tnan', ['line 6', "'nan'"]),
     (
       'super_glue_cb',
       '{"premise": "a", "hypothesis": "b", "label": "maybe"}',
-      ["line 4: the label is 'maybe'", 'contradiction'],
+      ["line 4: The label is 'maybe'", 'contradiction'],
     ),
     ('super_glue_cb', '{"premise": "a", "label": "neutral"}', ['hypothesis']),
     ('super_glue_cb', '{"premise": "a"', ['line 4', 'is no JSON object']),
@@ -145,13 +145,13 @@ def test_tfds_downloads_where_it_may(folder, tmp_path, monkeypatch):
     (
       'super_glue_boolq',
       '{"passage": "a", "question": "b", "label": 1}',
-      ['line 3: the label is 1', "['False', 'True']"],
+      ['line 3: The label is 1', "['False', 'True']"],
     ),
     (
       'super_glue_wsc',
       '{"text": "It is.", "label": true, "target": {"span1_text": "a",'
       ' "span2_text": "he", "span2_index": 0}}',
-      ["line 4: the pronoun 'he' is not in the text 'It is.'"],
+      ["line 4: The pronoun 'he' is not in the text 'It is.'"],
     ),
     ('super_glue_multirc', '{"idx": 0}', ['line 2', 'no passage of MultiRC']),
     ('super_glue_record', '{"idx": 0}', ['line 2', 'no passage of ReCoRD']),

@@ -135,7 +135,9 @@ def test_a_damaged_position_is_set_aside_with_its_checkpoint(
   folder, tmp_path, caplog
 ):
   batches, expected = of_prepared(folder), None
-  kept = checkpoints.Checkpoints(tmp_path / 'checkpoints')
+  kept = checkpoints.Checkpoints(
+    tmp_path / 'checkpoints', checkpoints.CheckpointConfig()
+  )
   for step in (1, 2):
     next(batches)
     state = State({'w': jnp.full(3, float(step))}, {'m': jnp.zeros(3)})

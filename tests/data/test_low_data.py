@@ -271,7 +271,7 @@ def rate_of(parameter):
 
 def test_both_groups_fall_in_a_line_from_the_first_step():
   gin_utils.parse(files('rational', '')[:-1])
-  weights = rate_of('trainer.train.learning_rate')
+  weights = rate_of('programs.OptimizationConfig.learning_rate')
   coefficients = rate_of('optimizer.coefficient_adam.learning_rate')
   # The step counts the updates before this one.
   for step, left in ((0, 1.0), (60, 0.5), (119, 1 / 120), (120, 0.0)):

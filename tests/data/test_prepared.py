@@ -26,7 +26,6 @@ from t5x_variants.data.tasks import noise, span_corruption
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.data.text import corpora, vocabularies
 from t5x_variants.errors import UserError
-from t5x_variants.training import training_loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LENGTHS = {'inputs': 64, 'targets': 24}
@@ -347,7 +346,7 @@ def test_a_run_killed_and_continued_on_fewer_hosts(
   monkeypatch.setattr(small_run, 'VOCAB', 384)
   options = {
     'eval_dataset': None,
-    'periods': training_loop.Periods(log=1, eval=100, checkpoint=4),
+    'periods': small_run.periods(log=1, eval=100, checkpoint=4),
   }
   data = dataset(folder)
   whole = Hosts(data, 1)

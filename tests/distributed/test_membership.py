@@ -176,11 +176,7 @@ def test_a_death_is_named_on_all_hosts(ends):
 
 
 def test_the_death_of_host_0_ends_all(ends):
-  check(
-    ends['host 0 killed'],
-    KILLED,
-    (LOST, name(1, 2), 'host 0 died', AGAIN),
-  )
+  check(ends['host 0 killed'], KILLED, (LOST, name(1, 2), 'host 0 died', AGAIN))
 
 
 def test_what_one_host_is_refused_ends_all(ends):
@@ -259,11 +255,7 @@ def test_the_last_line_is_printed_unless_the_process_ends_well(capfd):
 def test_a_port_that_is_taken():
   with socket.create_server(('', 0)) as taken:
     port = taken.getsockname()[1]
-    given = {
-      'coordinator_address': f'localhost:{port}',
-      'process_count': 2,
-      'process_index': 0,
-    }
+    given = three(f'localhost:{port}', 2, 0)
     with (
       pytest.raises(errors.UserError, match='second one with --process_index'),
       hosts.joined(types.SimpleNamespace(**FLAGS | given)),
@@ -281,39 +273,28 @@ FLAGS = {
 }
 
 
+def three(address, count, index):
+  return {
+    'coordinator_address': address,
+    'process_count': count,
+    'process_index': index,
+  }
+
+
 @pytest.mark.parametrize(
   'values, words',
   [
-    ({'process_count': 2, 'process_index': 0}, 'all three; given are None, 2'),
+    (three(None, 2, 0), 'all three; given are None, 2'),
     ({'coordinator_address': 'a:1'}, 'all three'),
+    (three('a', 2, 0), "is 'a'; it must be HOST:PORT"),
+    (three('a:b', 2, 0), 'must be HOST:PORT'),
+    (three('a:99999', 2, 0), 'must be HOST:PORT'),
+    (three('a:1', 0, 0), '--process_count is 0'),
     (
-      {'coordinator_address': 'a', 'process_count': 2, 'process_index': 0},
-      "is 'a'; it must be HOST:PORT",
-    ),
-    (
-      {'coordinator_address': 'a:b', 'process_count': 2, 'process_index': 0},
-      'must be HOST:PORT',
-    ),
-    (
-      {
-        'coordinator_address': 'a:99999',
-        'process_count': 2,
-        'process_index': 0,
-      },
-      'must be HOST:PORT',
-    ),
-    (
-      {'coordinator_address': 'a:1', 'process_count': 0, 'process_index': 0},
-      '--process_count is 0',
-    ),
-    (
-      {'coordinator_address': 'a:1', 'process_count': 2, 'process_index': 2},
+      three('a:1', 2, 2),
       '--process_index is 2; with --process_count=2 it must be from 0 to 1',
     ),
-    (
-      {'coordinator_address': 'a:1', 'process_count': 2, 'process_index': -1},
-      '--process_index is -1',
-    ),
+    (three('a:1', 2, -1), '--process_index is -1'),
     ({'heartbeat_timeout': 1}, '--heartbeat_timeout is 1'),
     ({'initialization_timeout': 0}, '--initialization_timeout is 0'),
   ],

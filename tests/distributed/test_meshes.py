@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from configs import mlp_block, t5_config
 from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
@@ -24,7 +25,7 @@ from quick_jit import jit
 from t5x_variants import activations
 from t5x_variants.activations import polycom, rational
 from t5x_variants.distributed import partitioning
-from t5x_variants.model import mlp, network, parameters
+from t5x_variants.model import network, parameters
 from t5x_variants.training import train_state, train_step
 
 B, INPUTS, TARGETS, VOCAB, D, F = 16, 12, 8, 80, 16, 48
@@ -53,7 +54,7 @@ MESHES = {
   '8x1': (1, 1),
   'fully_sharded': (2, 2),
 }
-# The dearest to get right; test_train_step has three more, with Adafactor.
+# The dearest to get right; test_train_step has two more, with Adafactor.
 COVERING = [
   ('rational', '4x2', True, 'full', 2),
   ('polynorm_glu', 'fully_sharded', True, 'minimal', 1),
@@ -68,7 +69,7 @@ def test_these_are_the_variants_of_the_gin_files():
 def make_model(variant, scan=False, remat='none'):
   activation, gated = VARIANTS[variant]
   return network.Transformer(
-    network.T5Config(
+    t5_config(
       vocab_size=VOCAB,
       emb_dim=D,
       num_heads=8,
@@ -257,7 +258,7 @@ def test_every_mesh_gives_one_device_s_step(variant, mesh):
 def block_on_a_mesh(variant, model_axis):
   """A feed-forward block's values, gradients and text; alone, then split."""
   activation, gated = VARIANTS[variant]
-  block = mlp.MlpBlock(F, activation=activation, gated=gated)
+  block = mlp_block(F, activation=activation, gated=gated)
   x = np.random.default_rng(2).normal(size=(4, 6, D)).astype(np.float32)
   tree = params(variant)['encoder']['layers_0']['mlp']
 

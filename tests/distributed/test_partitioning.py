@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from configs import t5_config
 from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
@@ -28,16 +29,22 @@ SIZES = {
 
 
 def model(**sizes):
-  config = network.T5Config(
+  config = t5_config(
     **SIZES | {'activation': 'rational', 'scan_layers': True} | sizes
   )
   return network.Transformer(config)
 
 
-def specs(mesh, dims=1, **sizes):
+def layout(mesh, dims=1, **sizes):
+  """Shapes, axes and shardings of the parameters."""
   shapes, axes = parameters.shapes_and_axes(model(**sizes))
   rules = partitioning.standard_logical_axis_rules(dims)
-  shardings = partitioning.param_shardings(shapes, axes, mesh, rules)
+  found = partitioning.param_shardings(shapes, axes, mesh, rules)
+  return shapes, axes, found
+
+
+def specs(mesh, dims=1, **sizes):
+  shardings = layout(mesh, dims, **sizes)[-1]
   return {
     path: tuple(sharding.spec)
     for path, sharding in traverse_util.flatten_dict(shardings, sep='/').items()
@@ -51,44 +58,10 @@ def test_a_mesh_holds_all_devices(size, shape):
   assert set(mesh.devices.flat) == set(jax.devices())
 
 
-@pytest.mark.parametrize('size', [0, -1, 3, 16])
-def test_a_model_axis_that_does_not_fit_is_refused(size):
-  with pytest.raises(errors.UserError) as error:
-    partitioning.make_mesh(size)
-  assert f'is {size},' in str(error.value)
-  assert '8 device(s)' in str(error.value)
-  assert '[1, 2, 4, 8]' in str(error.value)
-
-
-def test_a_slice_that_lacks_a_host_is_refused():
+def test_a_mesh_of_some_devices():
   assert partitioning.make_mesh(2, 4).shape == {'data': 4, 'model': 2}
-  with pytest.raises(errors.UserError) as error:
-    partitioning.make_mesh(2, 8)
-  message = str(error.value)
-  assert 'a mesh of 16 devices, but there are 8' in message
-  assert 'DATA_AXIS_SIZE=4' in message
   few = partitioning.make_mesh(2, devices=jax.devices()[:4])
   assert few.shape == {'data': 2, 'model': 2}
-
-
-@pytest.mark.parametrize(
-  'batch, parts, unit, fit',
-  [
-    (12, 1, 8, 16),
-    (8, 2, 16, 16),
-    (0, 1, 8, 8),
-    (-8, 1, 8, 8),
-    (50, 3, 24, 48),
-  ],
-)
-def test_a_batch_that_does_not_divide_is_refused(batch, parts, unit, fit):
-  with pytest.raises(errors.UserError) as error:
-    partitioning.check_batch(batch, partitioning.make_mesh(), parts)
-  message = str(error.value)
-  assert f'BATCH_SIZE is {batch}' in message
-  assert f'NUM_MICROBATCHES is {parts}' in message
-  assert f'multiple of {unit}, for example {fit}' in message
-  partitioning.check_batch(fit, partitioning.make_mesh(), parts)
 
 
 def test_parameters_lie_where_the_rules_say():
@@ -118,25 +91,9 @@ def test_fully_sharded_parameters_lie_on_both_axes():
   assert not any(found['encoder/layers/mlp/activation/numerator'])
 
 
-@pytest.mark.parametrize('dims', [0, 3, None])
-def test_other_dims_are_refused(dims):
-  with pytest.raises(errors.UserError, match='parameter_partitioning_dims'):
-    partitioning.standard_logical_axis_rules(dims)
-
-
-def test_a_dimension_that_does_not_divide_is_named():
-  with pytest.raises(errors.UserError) as error:
-    specs(partitioning.make_mesh(8), mlp_dim=100)
-  message = str(error.value)
-  assert 'layers/mlp/wi_0/kernel has 100 along' in message
-  assert "'mlp'" in message and '-> model' in message
-  assert "{'data': 1, 'model': 8}" in message
-  assert '100 is not divisible by 8' in message
-
-
-def shard(rules):
+def shard(rules, width=16):
   return partitioning.param_shardings(
-    {'w': jax.ShapeDtypeStruct((8, 16), np.float32)},
+    {'w': jax.ShapeDtypeStruct((8, width), np.float32)},
     {'w': ('embed', 'mlp')},
     partitioning.make_mesh(4),
     rules,
@@ -148,28 +105,11 @@ def test_rules_of_one_s_own():
   assert tuple(one) == ('model', None)
   both = shard([('mlp', ('data', 'model')), ('embed', None)])
   assert tuple(both) == (None, ('data', 'model'))
-  with pytest.raises(errors.UserError, match='over 8 devices'):
-    partitioning.param_shardings(
-      {'w': jax.ShapeDtypeStruct((8, 12), np.float32)},
-      {'w': ('embed', 'mlp')},
-      partitioning.make_mesh(4),
-      [('mlp', ('data', 'model')), ('embed', None)],
-    )
-
-
-def test_a_mesh_axis_that_does_not_exist_is_named():
-  with pytest.raises(errors.UserError) as error:
-    shard([('embed', 'modle'), ('mlp', None)])
-  assert "'modle'" in str(error.value)
-  assert "'data', 'model'" in str(error.value)
 
 
 def test_an_optimizer_s_moments_lie_with_their_parameter():
   mesh = partitioning.make_mesh(4)
-  shapes, axes = parameters.shapes_and_axes(model())
-  shardings = partitioning.param_shardings(
-    shapes, axes, mesh, partitioning.standard_logical_axis_rules(2)
-  )
+  shapes, _, shardings = layout(mesh, 2)
   tx = optax.adam(1e-3)
   state = jax.eval_shape(tx.init, shapes)
   found = partitioning.state_shardings(state, shapes, shardings, mesh)
@@ -180,15 +120,12 @@ def test_an_optimizer_s_moments_lie_with_their_parameter():
 def test_the_train_state_s_shardings():
   """Of Adafactor with a group of its own for the coefficients."""
   mesh = partitioning.make_mesh(4)
-  shapes, axes = parameters.shapes_and_axes(model())
+  shapes, axes, shardings = layout(mesh)
   tx = optimizer.adafactor(
     axes,
     lambda step: 0.1,
     min_dim_size_to_factor=64,
     coefficients=optimizer.coefficient_adam(1e-3),
-  )
-  shardings = partitioning.param_shardings(
-    shapes, axes, mesh, partitioning.standard_logical_axis_rules()
   )
   state = jax.eval_shape(
     lambda key: train_state.create(model(), tx, key), jax.random.key(0)
@@ -218,11 +155,8 @@ def test_the_train_state_s_shardings():
 
 def test_a_state_made_sharded_is_the_state_made_whole():
   mesh = partitioning.make_mesh(4)
-  shapes, axes = parameters.shapes_and_axes(model())
+  shapes, axes, shardings = layout(mesh, 2)
   tx = optimizer.adafactor(axes, lambda step: 0.1)
-  shardings = partitioning.param_shardings(
-    shapes, axes, mesh, partitioning.standard_logical_axis_rules(2)
-  )
 
   def create(key):
     return train_state.create(model(), tx, key)
@@ -253,40 +187,6 @@ def test_a_batch_s_rows_are_spread_over_data_alone():
   for shard in batch['tokens'].addressable_shards:
     assert shard.data.shape == (4, 3)
     np.testing.assert_array_equal(shard.data, rows[shard.index])
-
-
-@pytest.mark.parametrize(
-  'rules, words',
-  [
-    ([('embed', 'model')], "no rule for 'mlp': add ('mlp', None)"),
-    ([('embed', 'model', 1), ('mlp', None)], 'cannot be followed'),
-    ({'embed': 'model', 'mlp': None}, 'cannot be followed'),
-  ],
-)
-def test_rules_that_cannot_be_followed_name_the_parameter(rules, words):
-  with pytest.raises(errors.UserError) as error:
-    shard(rules)
-  message = str(error.value)
-  assert words in message
-  assert "Parameter w has the logical axes ('embed', 'mlp')" in message
-  assert "{'data': 2, 'model': 4}" in message
-
-
-def test_a_rule_that_an_activation_cannot_follow_names_it():
-  rules = [('batch', 'data'), ('length', 'modle'), ('embed', None)]
-
-  def constrained(x):
-    return layers.constrain(x, 'batch', 'length', 'embed')
-
-  with (
-    jax.set_mesh(partitioning.make_mesh(4)),
-    nn.logical_axis_rules(rules),
-    pytest.raises(errors.UserError) as error,
-  ):
-    jax.jit(constrained).lower(np.zeros((2, 6, 3)))
-  message = str(error.value)
-  assert "shape [2, 6, 3], axes ('batch', 'length', 'embed')" in message
-  assert "'length': 'modle'" in message and "'model'" in message
 
 
 class Device:
@@ -325,6 +225,82 @@ def test_each_process_reads_the_rows_of_its_devices():
   assert [share(ring, p) for p in (0, 1)] == [(0, 2, True), (1, 2, True)]
 
 
-def test_hosts_that_share_some_rows_only_are_refused():
-  with pytest.raises(errors.UserError, match='cuts the batch across hosts'):
-    share([[0, 0, 0], [0, 1, 1], [1, 1, 1]], 0)
+def constrain(rules):
+  """A rule for activations, followed in a program."""
+  with jax.set_mesh(partitioning.make_mesh(4)), nn.logical_axis_rules(rules):
+    jax.jit(lambda x: layers.constrain(x, 'batch', 'length', 'embed')).lower(
+      np.zeros((2, 6, 3))
+    )
+
+
+def check(batch, parts=1):
+  partitioning.check_batch(batch, partitioning.make_mesh(), parts)
+
+
+RULES = partitioning.standard_logical_axis_rules
+W = "Parameter w has the logical axes ('embed', 'mlp')"
+
+
+@pytest.mark.parametrize(
+  'function, arguments, words',
+  [
+    *(
+      (partitioning.make_mesh, (n,), [f'is {n},', '8 dev', '[1, 2, 4, 8]'])
+      for n in (0, -1, 3, 16)
+    ),
+    (
+      partitioning.make_mesh,
+      (2, 8),
+      ['a mesh of 16 devices, but there are 8', 'DATA_AXIS_SIZE=4'],
+    ),
+    (check, (12,), ['BATCH_SIZE is 12', 'multiple of 8, for example 16']),
+    (check, (8, 2), ['NUM_MICROBATCHES is 2', 'of 16, for example 16']),
+    (check, (0,), ['BATCH_SIZE is 0', 'for example 8']),
+    (check, (-8,), ['BATCH_SIZE is -8', 'for example 8']),
+    (check, (50, 3), ['multiple of 24, for example 48']),
+    *((RULES, (n,), ['parameter_partitioning_dims']) for n in (0, 3, None)),
+    (
+      lambda: specs(partitioning.make_mesh(8), mlp_dim=100),
+      (),
+      [
+        'layers/mlp/wi_0/kernel has 100 along',
+        "'mlp'",
+        '-> model',
+        "{'data': 1, 'model': 8}",
+        '100 is not divisible by 8',
+      ],
+    ),
+    (
+      shard,
+      ([('mlp', ('data', 'model')), ('embed', None)], 12),
+      ['over 8 devices'],
+    ),
+    (shard, ([('embed', 'modle'), ('mlp', None)],), ["'modle'", "'data', 'mo"]),
+    (shard, ([('embed', 'model')],), [W, "no rule for 'mlp': add ('mlp', N"]),
+    (
+      shard,
+      ([('embed', 'model', 1), ('mlp', None)],),
+      [W, 'cannot be followed', "{'data': 2, 'model': 4}"],
+    ),
+    (shard, ({'embed': 'model', 'mlp': None},), [W, 'cannot be followed']),
+    (
+      constrain,
+      ([('batch', 'data'), ('length', 'modle'), ('embed', None)],),
+      [
+        "shape [2, 6, 3], axes ('batch', 'length', 'embed')",
+        "'length': 'modle'",
+        "'model'",
+      ],
+    ),
+    (share, ([[0, 0, 0], [0, 1, 1], [1, 1, 1]], 0), ['cuts the batch across']),
+  ],
+)
+def test_refuses(function, arguments, words):
+  with pytest.raises(errors.UserError) as error:
+    function(*arguments)
+  assert [word for word in words if word not in str(error.value)] == []
+
+
+@pytest.mark.parametrize('batch, parts', [(16, 1), (16, 2), (48, 3)])
+def test_a_batch_that_divides_is_taken(batch, parts):
+  check(batch, parts)

@@ -7,6 +7,7 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from configs import t5_config
 from hypothesis import strategies
 from small_run import mesh_of
 
@@ -23,7 +24,7 @@ LINES = ['Thank you <extra_id_0> me', '', 'naïve ☃', 'x' * 60, 'last']
 
 @functools.cache
 def model():
-  config = network.T5Config(
+  config = t5_config(
     vocab_size=384,
     emb_dim=16,
     num_heads=2,

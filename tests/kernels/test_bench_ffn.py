@@ -2,19 +2,16 @@
 
 import json
 import pathlib
-import sys
 
+import ffn_forms
+import ffn_report
 import pytest
+import tpu_programs
 
+from t5x_variants.analysis import pages
 from t5x_variants.kernels import dispatch
 
 ROOT = pathlib.Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / 'tools'))
-
-import ffn_forms  # noqa: E402
-import ffn_report  # noqa: E402
-import tpu_programs  # noqa: E402
-
 HLO = """HloModule jit_block
 
 ENTRY %main (x: bf16[8,128]) -> bf16[8,128] {
@@ -89,7 +86,8 @@ def test_the_report_names_xlas_best(tmp_path):
     record('xla dots', 1.25e6, 2e6),
   ]
   page = tmp_path / 'kernels.md'
-  page.write_text(f'before\n{ffn_report.BEGIN}\nold\n{ffn_report.END}\nafter\n')
+  begin = pages.begin(ffn_report.COMMAND)
+  page.write_text(f'before\n{begin}\nold\n{pages.END}\nafter\n')
   table = tmp_path / 'choices.json'
   ffn_report.write(records, tmp_path, table)
   text = page.read_text()

@@ -6,13 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ffn_cases import (
-  call,
-)
+from configs import mlp_block
+from ffn_cases import call
 
 from t5x_variants import activations, chips, errors, kernels
 from t5x_variants.kernels import dispatch, tiles
-from t5x_variants.model import mlp
 
 
 def primitives(function):
@@ -158,9 +156,7 @@ def test_the_block_passes_its_choices_on(monkeypatch):
     kernels, 'ffn', lambda x, *_, **kwargs: seen.append(kwargs) or x
   )
   x = jnp.ones((2, 3, 8))
-  block = mlp.MlpBlock(
-    8, implementation='pallas', save='inputs', dropout_rate=0.5
-  )
+  block = mlp_block(8, implementation='pallas', save='inputs', dropout_rate=0.5)
   variables = block.init(jax.random.key(0), x, deterministic=True)
   block.apply(variables, x, deterministic=True)
   block.apply(variables, x, rngs={'dropout': jax.random.key(1)})

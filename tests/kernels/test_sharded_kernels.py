@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configs import t5_config
 from ffn_cases import (
   SAVES,
   SIGNED_ROOT,
@@ -160,7 +161,7 @@ def test_the_model_trains_the_same(name, gated):
     remat_policy='full',
   )
   tokens = np.random.default_rng(0).integers(1, 16, (8, 6))
-  plain = network.Transformer(network.T5Config(**sizes))
+  plain = network.Transformer(t5_config(**sizes))
   init = functools.partial(plain.init, enable_dropout=False)
   variables = jax.jit(init)(jax.random.key(0), *[tokens] * 3)
 
@@ -171,13 +172,13 @@ def test_the_model_trains_the_same(name, gated):
     return -jnp.mean(jax.nn.log_softmax(logits)[..., 1])
 
   def gradient(**choices):
-    module = network.Transformer(network.T5Config(**sizes, **choices))
+    module = network.Transformer(t5_config(**sizes, **choices))
     run = jax.value_and_grad(functools.partial(loss, module))
     return jit(run)(variables['params'])
 
   want = gradient()
   with jax.set_mesh(mesh_of(8, 1)):
-    got = gradient(ffn_implementation='pallas_interpret')
+    got = gradient(implementation='pallas_interpret')
   assert abs(got[0] - want[0]) < 1e-5 * abs(want[0])
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),

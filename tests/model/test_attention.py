@@ -112,11 +112,7 @@ def test_fully_masked_queries_average():
   module = attend()
   params = module.init(jax.random.key(0), x, x, deterministic=True)['params']
   y = module.apply(
-    {'params': params},
-    x,
-    x,
-    np.zeros((1, 1, 3, 3), bool),
-    deterministic=True,
+    {'params': params}, x, x, np.zeros((1, 1, 3, 3), bool), deterministic=True
   )
   mean = x.mean(1, keepdims=True) @ params['value']['kernel']
   expected = np.broadcast_to(mean @ params['out']['kernel'], y.shape)

@@ -6,6 +6,7 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import pytest
+from configs import t5_config
 
 from t5x_variants import chips
 from t5x_variants.model import flops, network, parameters
@@ -73,7 +74,7 @@ def lookups(config):
 
 @pytest.mark.parametrize('gated', [False, True])
 def test_the_formula_counts_the_matmuls(gated):
-  config = network.T5Config(**SIZES, activation='gelu', gated=gated)
+  config = t5_config(**SIZES, activation='gelu', gated=gated)
   counted = flops.forward(config, ROWS, INPUTS, TARGETS)
   once, both = traced(config)
   assert counted.total + lookups(config) == once
@@ -85,7 +86,7 @@ def test_the_formula_counts_the_matmuls(gated):
 
 
 def test_the_parts_belong_to_their_tokens():
-  config = network.T5Config(**SIZES)
+  config = t5_config(**SIZES)
   base = flops.forward(config, ROWS, INPUTS, TARGETS)
   longer = flops.forward(config, ROWS, INPUTS, 2 * TARGETS)
   assert longer.encoder == base.encoder

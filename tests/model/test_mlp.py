@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configs import mlp_block
 from flax import traverse_util
 from flax.linen import partitioning
 
@@ -21,7 +22,7 @@ def inputs(seed=0):
 
 
 def initialised(**choices):
-  block = mlp.MlpBlock(mlp_dim=F, **choices)
+  block = mlp_block(mlp_dim=F, **choices)
   variables = block.init(jax.random.key(1), inputs(), deterministic=True)
   return block, variables
 
@@ -70,7 +71,7 @@ def test_declares_names_shapes_axes(name, gated):
 
 
 def test_kernels_start_with_unit_gain():
-  block = mlp.MlpBlock(mlp_dim=512, gated=True)
+  block = mlp_block(mlp_dim=512, gated=True)
   x = np.zeros((1, 1, 256), np.float32)
   params = block.init(jax.random.key(0), x, deterministic=True)['params']
   for name, fan_in in (('wi_0', 256), ('wi_1', 256), ('wo', 512)):

@@ -1,16 +1,18 @@
 """A run directory belongs to one run; what else changes is named."""
 
-import re
+import pathlib
 import shutil
 
 import gin
 import pytest
 
 from t5x_variants import errors
-from t5x_variants.cli import gin_utils, renamed
+from t5x_variants.cli import gin_utils
 from t5x_variants.run_dir import changes, records
 from t5x_variants.training import trainer
 
+# As version 0.1 wrote it for the run of `finished`.
+EARLIER = pathlib.Path(__file__).parents[1] / 'support' / 'config_0_1.gin'
 FILES = ['models/tiny', 'data/prepared', 'runs/pretrain']
 SMALL = [
   'BATCH_SIZE=8',
@@ -33,7 +35,7 @@ def start(folder, variant='relu', *bindings, steps=4):
   files = [f'gin/{name}.gin' for name in [*FILES, f'variants/{variant}']]
   chosen = [f"MODEL_DIR='{folder}'", f'TRAIN_STEPS={steps}']
   gin_utils.parse(files, [*SMALL, *chosen, *bindings])
-  gin_utils.configured(trainer.train)(configuration=gin.operative_config_str)
+  gin_utils.configured(trainer.train)(operative_config=gin.operative_config_str)
 
 
 def content(folder):
@@ -51,16 +53,16 @@ def finished(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize('steps', [4, 8])  # Finished, and to be gone on with.
 @pytest.mark.parametrize(
-  'variant, binding, words',
-  [
-    ('gelu', None, "of ReLU, and this one is of GELU: .*'relu' and is now"),
-    ('squared_relu', None, 'of ReLU, and this one is of Squared ReLU'),
-    ('relu', 'RANDOM_SEED=1', 'RANDOM_SEED was 0 and is now 1'),
-    ('relu', 'BATCH_SIZE=16', 'BATCH_SIZE was 8 and is now 16'),
-    ('relu', 'PACK=False', 'PACK was True and is now False'),
+  'steps, variant, binding, words',
+  [  # Finished after step 4, and to be gone on with to step 8.
+    (4, 'gelu', None, "of ReLU, and this one is of GELU: .*'relu' and is now"),
+    (8, 'squared_relu', None, 'of ReLU, and this one is of Squared ReLU'),
+    (4, 'relu', 'RANDOM_SEED=1', 'RANDOM_SEED was 0 and is now 1'),
+    (8, 'relu', 'BATCH_SIZE=16', 'BATCH_SIZE was 8 and is now 16'),
+    (4, 'relu', 'PACK=False', 'PACK was True and is now False'),
     (
+      8,
       'relu',
       "TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 114}",
       'TASK_FEATURE_LENGTHS was None and is now',
@@ -78,27 +80,36 @@ def test_another_run_is_refused_and_nothing_changes(
 
 
 def test_a_run_of_an_earlier_version_goes_on(finished, tmp_path, capsys):
-  """Its config.gin imports the modules from where they were."""
+  """Its config.gin has the modules and parameters of version 0.1."""
   folder = shutil.copytree(finished, tmp_path / 'run')
-  path = folder / 'config.gin'
-  now = path.read_text()
-  before = now
-  for old, new in renamed.MODULES.items():
-    room, _, name = new.rpartition('.')
-    package, _, was = old.rpartition('.')
-    today = re.compile(rf'^from t5x_variants\.{room} import {name}\b.*$', re.M)
-    package = f't5x_variants.{package}'.rstrip('.')
-    before = today.sub(f'from {package} import {was}', before)
-  assert 'from t5x_variants import trainer\n' in before
-  assert 'from t5x_variants.data import embedded\n' in before
-  path.write_text(before)
-  start(folder, steps=6)
+  shutil.copy(EARLIER, folder / 'config.gin')
+  with pytest.raises(errors.UserError, match='of ReLU, and this one is of GE'):
+    start(folder, 'geglu', steps=6)
+  with pytest.raises(errors.UserError, match='RANDOM_SEED was 0'):
+    start(folder, 'relu', 'RANDOM_SEED=1', steps=6)
+  start(folder, 'relu', 'Z_LOSS=0.0', steps=6)
   assert [r['step'] for r in records.read(folder, 'train')] == list(range(1, 7))
   said = capsys.readouterr().err
-  assert 'Changed since step 4: TRAIN_STEPS was 4 and is now 6.' in said
+  assert (
+    'Changed since step 4: TRAIN_STEPS was 4 and is now 6; Z_LOSS was 0.0001 '
+    'and is now 0.0.' in said
+  )
   gin.clear_config()
   model, _ = gin_utils.read_model([str(folder / 'config-4.gin')])
   assert model.config.emb_dim == 8
+
+
+def test_a_configuration_of_an_earlier_version_is_a_gin_file(
+  finished, tmp_path, capsys
+):
+  folder = shutil.copytree(finished, tmp_path / 'run')
+  start(folder, steps=5)  # In the names of today.
+  capsys.readouterr()
+  gin.clear_config()
+  gin_utils.parse([str(EARLIER)], [f"MODEL_DIR='{folder}'", 'TRAIN_STEPS=6'])
+  gin_utils.configured(trainer.train)(operative_config=gin.operative_config_str)
+  said = capsys.readouterr().err
+  assert 'Changed since step 5: TRAIN_STEPS was 5 and is now 6.\n' in said
 
 
 def test_a_finished_run_is_left_as_it_is(finished, capsys):

@@ -70,8 +70,7 @@ def test_a_trace_that_cannot_be_written_ends_no_run(
 
 def test_a_run_leaves_a_trace_where_tensorboard_looks(tmp_path, capsys):
   folder = tmp_path / 'run'
-  options = {'activation': 'relu', 'eval_dataset': None}
-  run(folder, 4, profile_steps=(2, 3), **options)
+  run(folder, 4, profile_steps=(2, 3), eval_dataset=None)
   traces = list(folder.glob('plugins/profile/*/*.xplane.pb'))
   assert len(traces) == 1
   # Each step names itself in it; xprof sums up by these.
@@ -89,11 +88,9 @@ def test_a_run_leaves_a_trace_where_tensorboard_looks(tmp_path, capsys):
     ((0, 5), 'at least 1'),
     ((5, 4), 'neither before it nor after TRAIN_STEPS, 12'),
     ((10, 13), 'neither before it nor after TRAIN_STEPS, 12'),
-    ((1.0, 2), 'first and the last step'),
     ((True, 2), 'first and the last step'),
     ((1, 2, 3), 'first and the last step'),
     (20, 'first and the last step'),
-    ('20', 'first and the last step'),
   ],
 )
 def test_other_steps_are_refused_before_anything_is_written(

@@ -9,19 +9,18 @@ import pathlib
 import signal
 
 import pytest
-from small_run import Numbered, losses, run
+from small_run import Numbered, at_batch, losses, periods, run
 
-from t5x_variants import errors
-from t5x_variants.run_dir import records, remote
-from t5x_variants.training import training_loop
+from t5x_variants import errors, paths
+from t5x_variants.run_dir import records
 
-PERIODS = training_loop.Periods(log=1, eval=100, checkpoint=4)
+PERIODS = periods(log=1, eval=100, checkpoint=4)
 
 
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
   """Any path counts as remote; no file is opened to append."""
-  monkeypatch.setattr(remote, 'is_remote', lambda path: True)
+  monkeypatch.setattr(paths, 'is_remote', lambda path: True)
   opened = pathlib.Path.open
 
   def checked(self, mode='r', *args, **options):
@@ -34,22 +33,18 @@ def bucket(monkeypatch, tmp_path):
 
 
 def test_paths():
-  assert remote.is_remote('gs://bucket/run') and not remote.is_remote('runs/a')
-  assert os.fspath(remote.folder('gs://bucket/run')) == 'gs://bucket/run'
-  assert remote.folder('runs/a') == pathlib.Path.cwd() / 'runs/a'
+  assert paths.is_remote('gs://bucket/run') and not paths.is_remote('runs/a')
+  assert os.fspath(paths.folder('gs://bucket/run')) == 'gs://bucket/run'
+  assert paths.folder('runs/a') == pathlib.Path.cwd() / 'runs/a'
 
 
 def test_a_run_is_resumed_from_a_bucket(bucket, tmp_path_factory):
   """Stopped and continued: all records, those before the stop too."""
   plain = tmp_path_factory.mktemp('plain')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(remote, 'is_remote', lambda path: False)
+    patch.setattr(paths, 'is_remote', lambda path: False)
     expected = run(plain, 8, periods=PERIODS)
-
-  def terminate(number):
-    if number == 3:
-      os.kill(os.getpid(), signal.SIGTERM)
-
+  terminate = at_batch(3, signal.SIGTERM)
   run(bucket / 'run', 8, Numbered(before_batch=terminate), periods=PERIODS)
   assert run(bucket / 'run', 8, periods=PERIODS) == expected
   assert list((bucket / 'run').glob('events.out.tfevents.*'))
@@ -80,7 +75,7 @@ def test_a_bucket_that_cannot_be_written_to(monkeypatch, tmp_path):
     raise Denied('403: no storage.objects.create')
 
   folder = tmp_path / 'run'
-  monkeypatch.setattr(remote, 'folder', lambda path: folder)
+  monkeypatch.setattr(paths, 'folder', lambda path: folder)
   monkeypatch.setattr(pathlib.Path, 'touch', deny)
   with pytest.raises(errors.UserError, match=r'gs://b/r cannot .* 403'):
     layout.make_folder('gs://b/r')

@@ -12,8 +12,8 @@ import time
 import pytest
 from etils import epath
 
-from t5x_variants import errors
-from t5x_variants.run_dir import remote, run_lock
+from t5x_variants import errors, paths
+from t5x_variants.run_dir import run_lock
 
 HOLD = """
 import pathlib, sys, time
@@ -26,9 +26,7 @@ with run_lock.held(pathlib.Path(sys.argv[1])):
 
 def holder(folder):
   process = subprocess.Popen(
-    [sys.executable, '-c', HOLD, str(folder)],
-    stdout=subprocess.PIPE,
-    text=True,
+    [sys.executable, '-c', HOLD, str(folder)], stdout=subprocess.PIPE, text=True
   )
   assert process.stdout.readline() == 'held\n'
   return process
@@ -71,7 +69,7 @@ def test_whatever_stands_in_the_file(tmp_path, text):
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
   """A folder that is taken for a bucket, and a rule of short times."""
-  monkeypatch.setattr(remote, 'is_remote', lambda path: True)
+  monkeypatch.setattr(paths, 'is_remote', lambda path: True)
   monkeypatch.setattr(run_lock, 'RENEWED', 0.1)
   monkeypatch.setattr(run_lock, 'EXPIRES', 1.0)
   return epath.Path(tmp_path)

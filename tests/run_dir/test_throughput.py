@@ -5,12 +5,12 @@ import types
 import jax
 import numpy as np
 import pytest
+from configs import t5_config
 
 from t5x_variants import chips
-from t5x_variants.model import network
 from t5x_variants.run_dir import records, throughput
 
-CONFIG = network.T5Config(
+CONFIG = t5_config(
   vocab_size=1000,
   emb_dim=8,
   num_heads=2,
@@ -60,7 +60,7 @@ def test_remat_is_not_counted_as_work():
   # Nor does the formula look at anything but sizes.
   config = dict(vars(CONFIG)) | {'remat_policy': 'full', 'scan_layers': True}
   meter = throughput.Meter(
-    network.T5Config(**config),
+    t5_config(**config),
     mesh_of('TPU v5 lite', 8),
     throughput.Goodput(started=100.0),
   )

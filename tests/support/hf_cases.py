@@ -6,6 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from configs import t5_config
 from flax import traverse_util
 from flax.core import unfreeze
 
@@ -41,12 +42,15 @@ def of_variant(name):
   model, _ = gin_utils.read_model(
     ['gin/models/tiny.gin', f'gin/variants/{name}.gin']
   )
-  return {'activation': model.config.activation, 'gated': model.config.gated}
+  return {
+    'activation': model.config.feed_forward.activation,
+    'gated': model.config.feed_forward.gated,
+  }
 
 
 def random_model(seed=0, **options):
   """A model whose parameters, norms and coefficients too, are all random."""
-  model = network.Transformer(network.T5Config(**SIZES | options))
+  model = network.Transformer(t5_config(**SIZES | options))
   tokens = jnp.ones((1, 4), jnp.int32)
   shapes = jax.eval_shape(
     functools.partial(model.init, enable_dropout=False),
@@ -62,7 +66,7 @@ def random_model(seed=0, **options):
     if path[-1] == 'kernel':
       return noise * leaf.shape[-2] ** -0.5
     if path[-2] == 'activation':
-      start = model.config.activation.init()[path[-1]]
+      start = model.config.feed_forward.activation.init()[path[-1]]
       return start * (1 + 0.1 * noise) + 0.01 * noise
     return 1 + 0.1 * noise if path[-1] == 'scale' else noise
 

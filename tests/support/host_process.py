@@ -1,8 +1,8 @@
 """One process of a small run on several, which notes what it read and found.
 
-  python tests/support/host_process.py JSON [flags of `cli.host_flags`]
-
-Signals come at a step of its choice, in the process of its choice.
+tests/distributed/test_hosts.py runs it by tools/forked.py: the module, a JSON
+object, and flags of `cli.host_flags`. Signals come at a step of its choice, in
+the process of its choice.
 """
 
 import hashlib
@@ -22,7 +22,6 @@ from t5x_variants.cli import gin_utils, host_flags
 from t5x_variants.data import config as data_config
 from t5x_variants.distributed import hosts, partitioning
 from t5x_variants.run_dir import records
-from t5x_variants.training import training_loop
 
 PERIOD = 4  # steps between checkpoints
 
@@ -30,6 +29,12 @@ PERIOD = 4  # steps between checkpoints
 def main() -> None:
   logs.quiet()
   options = json.loads(flags.FLAGS.options)
+  # Before JAX is asked for devices; a fork has it imported already.
+  os.environ['XLA_FLAGS'] = (
+    f'--xla_force_host_platform_device_count={options["devices"]} '
+    '--xla_backend_optimization_level=0'
+  )
+  os.environ.update(options['environment'])
   with hosts.joined(flags.FLAGS):
     import jax
 
@@ -117,9 +122,7 @@ def train(options, rank):
     logical_axis_rules=partitioning.standard_logical_axis_rules(
       options.get('dims', 1)
     ),
-    periods=training_loop.Periods(
-      log=1, eval=6, eval_steps=2, checkpoint=PERIOD
-    ),
+    periods=small_run.periods(log=1, eval=6, eval_steps=2, checkpoint=PERIOD),
   )
 
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from configs import t5_config
 from flax.core import unfreeze
 from quick_jit import jit
 
@@ -25,7 +26,7 @@ SIZES = {
 
 
 def model(**choices):
-  return network.Transformer(network.T5Config(**{**SIZES, **choices}))
+  return network.Transformer(t5_config(**{**SIZES, **choices}))
 
 
 def batch(rows=B, seed=0):
@@ -52,7 +53,9 @@ def params_of(module):
   def value(path, leaf):
     name = path[-1].key
     if path[-2].key == 'activation':
-      start = activations.get(module.config.activation).init()[name]
+      start = activations.get(module.config.feed_forward.activation).init()[
+        name
+      ]
       return np.broadcast_to(start, leaf.shape)
     scale = 1 if name == 'embedding' else 0.4
     x = rng.normal(name == 'scale', scale, leaf.shape)

@@ -2,19 +2,45 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 
 import jax
 import numpy as np
 import optax
+from configs import t5_config
 
 from t5x_variants.distributed import partitioning
 from t5x_variants.model import network
 from t5x_variants.run_dir import records
-from t5x_variants.training import optimizer, schedules, trainer, training_loop
+from t5x_variants.training import (
+  checkpoints,
+  evaluator,
+  optimizer,
+  programs,
+  schedules,
+  trainer,
+)
+from t5x_variants.weights import fit
 
 VOCAB = 64
 LOSSES = ('loss', 'z_loss', 'accuracy', 'gradient_norm', 'learning_rate')
+
+
+class Killed(Exception):
+  """Ends a run with nothing saved beyond its last checkpoint."""
+
+
+def at_batch(number, sent=None):
+  """A `before_batch` that sends a signal to this process, or raises Killed."""
+
+  def before_batch(batch):
+    if batch == number and sent is None:
+      raise Killed
+    if batch == number:
+      os.kill(os.getpid(), sent)
+
+  return before_batch
 
 
 class Rows:
@@ -72,6 +98,70 @@ class Numbered:
     return Rows(self)
 
 
+def periods(log=10, eval=1000, eval_steps=20, checkpoint=1000):
+  """How often what happens, in steps; for `run`."""
+  return {
+    'log_period': log,
+    'eval_period': eval,
+    'eval_steps': eval_steps,
+    'checkpoint_period': checkpoint,
+  }
+
+
+# A config of the trainer: what makes it, and its parameters by the options of
+# `run` that give them.
+GROUPS = {
+  'optimization': (
+    programs.OptimizationConfig,
+    {
+      'optimizer': 'optimizer',
+      'learning_rate': 'learning_rate',
+      'num_microbatches': 'num_microbatches',
+      'label_smoothing': 'label_smoothing',
+      'z_loss': 'z_loss',
+      'frozen': 'frozen',
+    },
+  ),
+  'evaluation': (
+    evaluator.EvaluationConfig,
+    {
+      'eval_dataset': 'dataset',
+      'eval_period': 'period',
+      'eval_steps': 'steps',
+      'task_decoding': 'task_decoding',
+      'best_metric': 'best_metric',
+      'early_stopping_patience': 'early_stopping_patience',
+      'test_split': 'test_split',
+    },
+  ),
+  'checkpointing': (
+    checkpoints.CheckpointConfig,
+    {
+      'checkpoint_period': 'period',
+      'max_to_keep': 'max_to_keep',
+      'keep_period': 'keep_period',
+    },
+  ),
+  'initial_weights': (
+    fit.InitialWeightsConfig,
+    {'initial_checkpoint': 'path', 'initial_checkpoint_partial': 'partial'},
+  ),
+}
+
+
+def grouped(options):
+  """The arguments of `trainer.train` from one flat set of options."""
+  options = options | options.pop('periods', {})
+  for name, (config, fields) in GROUPS.items():
+    given = {
+      field: options.pop(option)
+      for option, field in fields.items()
+      if option in options
+    }
+    options[name] = config(**given)
+  return options
+
+
 def mesh_of(data, model=1):
   return jax.make_mesh(
     (data, model),
@@ -90,7 +180,7 @@ def run(
   **options,
 ):
   """Trains a very small model; returns the training records."""
-  config = network.T5Config(
+  config = t5_config(
     vocab_size=VOCAB,
     emb_dim=8,
     num_heads=2,
@@ -117,7 +207,7 @@ def run(
     'mesh': mesh_of(1),
     'logical_axis_rules': partitioning.standard_logical_axis_rules(),
     'z_loss': 1e-4,
-    'periods': training_loop.Periods(log=1, eval=5, eval_steps=2, checkpoint=4),
+    'periods': periods(log=1, eval=5, eval_steps=2, checkpoint=4),
   }
   trainer.train(
     network.Transformer(config),
@@ -125,7 +215,7 @@ def run(
     if isinstance(model_dir, pathlib.Path)
     else model_dir,
     total_steps=steps,
-    **defaults | options,
+    **grouped(defaults | options),
   )
   return losses(model_dir)
 

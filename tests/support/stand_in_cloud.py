@@ -11,7 +11,7 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-LAUNCHER = ROOT / 'tools' / 'launch_tpu.sh'
+LAUNCHER = ROOT / 'tools/tpu/launch_tpu.sh'
 SETTINGS = {
   'NAME': 'first',
   'ZONE': 'us-west4-a',

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from configs import t5_config
 
 from t5x_variants.model import network, parameters
 
@@ -21,7 +22,7 @@ SIZES = {
 
 
 def model(**choices):
-  return network.Transformer(network.T5Config(**{**SIZES, **choices}))
+  return network.Transformer(t5_config(**{**SIZES, **choices}))
 
 
 def batch():
@@ -59,7 +60,7 @@ def randomised(module):
     scale = 0.1 if len(leaf.shape) > 1 else 0.05
     centre = 0.0 if len(leaf.shape) > 1 else 1.0
     if path[-2].key == 'activation':
-      centre = module.config.activation.init()[path[-1].key]
+      centre = module.config.feed_forward.activation.init()[path[-1].key]
     x = centre + rng.normal(0, scale, leaf.shape)
     return jnp.asarray(x, jnp.float32)
 

@@ -23,6 +23,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+from configs import t5_config
 from jax.experimental import topologies
 from t5x import adafactor, models, partitioning, trainer, utils
 
@@ -63,7 +64,7 @@ def partitioner_for(devices, model_axis_size):
 
 def model():
   """One layer each, gated and rational, with the kernels."""
-  config = network.T5Config(
+  config = t5_config(
     vocab_size=384,
     dtype='bfloat16',
     emb_dim=256,
@@ -77,7 +78,7 @@ def model():
     dropout_rate=0.0,
     scan_layers=True,
     remat_policy='minimal',
-    ffn_implementation='pallas',
+    implementation='pallas',
   )
   return models.EncoderDecoderModel(
     module=network.Transformer(config),

@@ -75,7 +75,7 @@ def shapes_of(tree):
 
 
 @pytest.mark.parametrize('scan', [False, True])
-def test_import_t5x_reads_back_what_was_exported(scan, run, tmp_path, capsys):
+def test_our_reader_reads_back_what_was_exported(scan, run, tmp_path, capsys):
   _, params = run('rational_glu', f'SCAN_LAYERS = {scan}')
   step = export(tmp_path)
   assert f'INITIAL_CHECKPOINT_PATH="\'{step}\'"' in capsys.readouterr().err
@@ -245,7 +245,9 @@ def test_t5x_s_own_network_takes_it(run, restored, t5x_module, tmp_path):
         'mlp_dim',
       )
     },
-    mlp_activations=for_t5x.mlp_activations(ours.config.activation, True),
+    mlp_activations=for_t5x.mlp_activations(
+      ours.config.feed_forward.activation, True
+    ),
   )
   state, _ = restored(theirs.Transformer(config), export(tmp_path))
   tokens = [jnp.asarray(batch()['encoder_input_tokens'])] * 3

@@ -4,7 +4,6 @@ import gin
 import pytest
 
 from t5x_variants import errors, for_t5x
-from t5x_variants.run_dir import layout
 
 CONFIG = """
 from __gin__ import dynamic_registration
@@ -50,7 +49,7 @@ network.Transformer.config = @network.T5Config()
 
 def changed(old, new):
   assert CONFIG.count(old) == 1, old
-  return layout.parsed(CONFIG.replace(old, new))
+  return CONFIG.replace(old, new)
 
 
 def operative(text):
@@ -112,11 +111,13 @@ def test_a_checkpoint_of_another_model(tmp_path, t5x_module, monkeypatch):
   gin.parse_config(
     """
     from __gin__ import dynamic_registration
+    from t5x_variants.model import mlp
     from t5x_variants.model import network
     MIXTURE_OR_TASK_NAME = 'other'
     ACTIVATION = 'gelu'
     network.Transformer.config = @network.T5Config()
-    network.T5Config.activation = %ACTIVATION
+    network.T5Config.feed_forward = @mlp.FeedForwardConfig()
+    mlp.FeedForwardConfig.activation = %ACTIVATION
     """
   )
   with pytest.raises(errors.UserError, match='ACTIVATION was @rational') as e:

@@ -1,4 +1,4 @@
-"""tools/launch_tpu.sh: what it prints and refuses; the files around it.
+"""tools/tpu/launch_tpu.sh: what it prints and refuses; the files around it.
 
 What --print shows is compared word by word, and no gcloud is called then.
 """
@@ -23,7 +23,7 @@ LOOK = (
 )
 NODE = f"{TPUS} tpu-vm describe first '--format=value(state)' {TAIL}"
 SSH = f'{TPUS} tpu-vm ssh first --worker='
-HOST = 'bash t5x_variants/tools/tpu_host.sh'
+HOST = 'bash t5x_variants/tools/tpu/tpu_host.sh'
 
 
 def create_line(kind, version, spot=' --spot'):
@@ -246,13 +246,13 @@ def test_quota_that_only_shows_later_is_said(cloud):
 def test_shellcheck_has_nothing_to_say():
   if not shutil.which('shellcheck'):
     pytest.skip('shellcheck is not here')
-  files = sorted((ROOT / 'tools').glob('*tpu*.sh'))
+  files = sorted(ROOT.glob('tools/tpu/*.sh'))
   subprocess.run(['shellcheck', '-x', *files], cwd=ROOT, check=True)
 
 
 def test_no_project_and_no_secret_is_in_the_tools():
   found = []
-  for path in [*ROOT.glob('tools/*.sh'), *ROOT.glob('docs/*.md')]:
+  for path in [*ROOT.glob('tools/**/*.sh'), *ROOT.glob('docs/*.md')]:
     text = path.read_text(encoding='utf-8')
     found += re.findall(r'--project[= ]["\']?[a-z][-a-z0-9]{5,}', text)
     found += re.findall(r'\w+@[-\w.]*gserviceaccount|PRIVATE KEY|AIza', text)
@@ -263,8 +263,8 @@ def test_no_project_and_no_secret_is_in_the_tools():
 def test_the_files_that_the_pages_name_are_there(page):
   text = (ROOT / page).read_text(encoding='utf-8')
   named = set(re.findall(r'--gin_file=(\S+?[.]gin)\b', text))
-  named |= set(re.findall(r'\btools/\w+[.]\w+', text))
-  assert 'tools/launch_tpu.sh' in named
+  named |= set(re.findall(r'\btools/[\w/]+[.]\w+', text))
+  assert 'tools/tpu/launch_tpu.sh' in named
   missing = [name for name in named if not (ROOT / name).exists()]
   # The README's example of a variant of one's own is not there yet.
   assert not [name for name in missing if 'softsign' not in name]
@@ -274,7 +274,7 @@ def test_the_pages_command_is_one_that_prints(cloud):
   """The README's ten lines, as they stand there."""
   text = (ROOT / 'README.md').read_text(encoding='utf-8')
   (block,) = re.findall(
-    r'^bash tools/launch_tpu.sh run (-- (?:.*\\\n)*.*)', text, re.M
+    r'^bash tools/tpu/launch_tpu.sh run (-- (?:.*\\\n)*.*)', text, re.M
   )
   flags = words_of(block)[:-1]
   lines = printed(cloud, 'run', *flags, ACCELERATOR='v5e-8', BUCKET='pail')

@@ -1,4 +1,4 @@
-"""tools/launch_tpu.sh copies what git tracks to the hosts, and nothing else."""
+"""launch_tpu.sh copies what git tracks to the hosts, and nothing else."""
 
 import shutil
 import subprocess
@@ -16,10 +16,10 @@ SECRETS = ('.env', 'key.json', 'gin/mine.gin', 'tools/.netrc')
 def checkout(cloud, tmp_path):
   """A small checkout with files that nobody told git of; the slice is there."""
   folder = tmp_path / 'checkout'
-  for name in ('tools', 'gin', 't5x_variants'):
+  for name in ('tools/tpu', 'gin', 't5x_variants'):
     (folder / name).mkdir(parents=True)
-  for path in ROOT.glob('tools/*tpu*.sh'):
-    shutil.copy(path, folder / 'tools')
+  for path in ROOT.glob('tools/tpu/*.sh'):
+    shutil.copy(path, folder / 'tools/tpu')
   for name in ('setup.py', 'README.md', 't5x_variants/train.py'):
     shutil.copy(ROOT / name, folder / name)
   (folder / 'gin/known.gin').write_text('X = 1\n')
@@ -28,7 +28,7 @@ def checkout(cloud, tmp_path):
   git(folder, 'add', '.')
   for name in (*SECRETS, 'ignored'):
     (folder / name).write_text('secret')
-  cloud.launcher = folder / 'tools/launch_tpu.sh'
+  cloud.launcher = folder / 'tools/tpu/launch_tpu.sh'
   assert cloud.launch('create')[0] == 0
   return folder
 
@@ -69,7 +69,7 @@ def test_without_git_only_the_parts_that_hosts_run_are_copied(cloud, checkout):
   code, _, err = cloud.launch('setup')
   assert code == 0, err
   found = copied(cloud)
-  assert {'setup.py', 'tools/tpu_host.sh', 'gin/known.gin'} <= found
+  assert {'setup.py', 'tools/tpu/tpu_host.sh', 'gin/known.gin'} <= found
   assert not found & {'.env', 'key.json', 'tools/.netrc', 'ignored'}
 
 

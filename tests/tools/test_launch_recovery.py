@@ -1,4 +1,4 @@
-"""tools/launch_tpu.sh against a cloud that fails, hangs, preempts, recovers."""
+"""launch_tpu.sh against a cloud that fails, hangs, preempts, recovers."""
 
 import os
 import signal

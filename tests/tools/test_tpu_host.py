@@ -1,4 +1,4 @@
-"""tools/tpu_host.sh, which signals the run that it started and no other."""
+"""tools/tpu/tpu_host.sh, which signals the run that it started and no other."""
 
 import contextlib
 import os
@@ -17,8 +17,10 @@ class Host:
   """A checkout on a host, of which only the script is there."""
 
   def __init__(self, folder):
-    (folder / 'tools').mkdir()
-    self.script = shutil.copy(ROOT / 'tools/tpu_host.sh', folder / 'tools')
+    (folder / 'tools/tpu').mkdir(parents=True)
+    self.script = shutil.copy(
+      ROOT / 'tools/tpu/tpu_host.sh', folder / 'tools/tpu'
+    )
     self.pid = folder / '.tpu_run/pid'
     self.groups = []
 

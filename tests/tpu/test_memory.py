@@ -6,10 +6,12 @@ import shlex
 import jax
 import optax
 import pytest
+from configs import t5_config
 
 from t5x_variants import chips, errors
 from t5x_variants.model import decoding, network
 from t5x_variants.tpu import compiling, memory, report
+from t5x_variants.training import programs
 
 CHIP = chips.CHIPS['TPU v5e']
 SIZES = {
@@ -26,13 +28,14 @@ SIZES = {
 }
 
 
-def plan(config=None, **settings):
+def plan(config=None, num_microbatches=1, **settings):
   return compiling.Plan(
     **{
-      'model': network.Transformer(network.T5Config(**SIZES | (config or {}))),
+      'model': network.Transformer(t5_config(**SIZES | (config or {}))),
       # Its state is nothing, as Adafactor's nearly is; tracing that costs.
-      'optimizer': lambda axes, rate: optax.sgd(rate),
-      'learning_rate': lambda step: 0.01,
+      'optimization': programs.OptimizationConfig(
+        lambda axes, rate: optax.sgd(rate), lambda step: 0.01, num_microbatches
+      ),
       'batch_size': 128,
       'feature_lengths': {'inputs': 512, 'targets': 114},
       'decoder': decoding.greedy,

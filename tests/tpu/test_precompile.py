@@ -12,8 +12,7 @@ import time
 
 import pytest
 
-from t5x_variants import errors
-from t5x_variants.tpu import report, slice_table
+from t5x_variants.tpu import report
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = (
@@ -44,13 +43,6 @@ def precompile(*arguments, files=FILES):
     capture_output=True,
     text=True,
   )
-
-
-def test_a_wrong_slice_ends_with_status_2_and_a_sentence():
-  result = precompile('--topology=v5e-250')
-  assert result.returncode == 2
-  assert 'Did you mean v5e-256?' in result.stderr
-  assert 'Traceback' not in result.stderr
 
 
 SMALL = (
@@ -109,22 +101,6 @@ def test_what_does_not_fit_names_a_cure_that_fits():
   assert cured.returncode == 0, cured.stdout + cured.stderr[-4000:]
 
 
-@compiler
-@needs_libtpu
-@pytest.mark.parametrize(
-  'arguments, files, message',
-  [
-    (['--gin.BATCH_SIZE=130', '--gin.MODEL_AXIS_SIZE=1'], FILES, 'for example'),
-    (['--gin.MODEL_AXIS_SIZE=3'], FILES, 'does not divide the 4 device'),
-    ([], (*FILES, 'gin/tpu/v5e-256.gin'), 'but there are 4'),
-  ],
-)
-def test_a_mesh_or_a_batch_that_is_not_the_slice_s(arguments, files, message):
-  result = precompile('--topology=v5e-4', *arguments, files=files)
-  assert result.returncode == 2 and message in result.stderr
-  assert 'Traceback' not in result.stderr
-
-
 def record(**changes):
   train = {
     'program': 'train',
@@ -166,75 +142,3 @@ def test_the_report_says_what_was_found():
   # Of one chip of 256.
   assert '1.5' in text and '1 for input tokens, 0.5 for targets' in text
   assert 'all-reduce' in text and '600.00 MB' in text
-
-
-def test_the_table_has_a_row_for_each_record(tmp_path):
-  rows = slice_table.rows()
-  assert len(rows) == len(set(rows)) >= 16
-  for model, topology in slice_table.RUNS:
-    assert (ROOT / f'gin/models/{model}.gin').is_file()
-    assert (ROOT / f'gin/tpu/{topology}.gin').is_file()
-  for variant in slice_table.VARIANTS:
-    assert (ROOT / f'gin/variants/{variant}.gin').is_file()
-  text = slice_table.table([(rows[4], record())])
-  lines = text.splitlines()
-  cells = [cell.strip() for cell in lines[2].split('|')[1:-1]]
-  assert len(lines) == 3 and len(cells) == len(slice_table.COLUMNS)
-  assert cells[:4] == ['base', 'swiglu', 'v5e-256', '256 x 1']
-  assert '25%' in cells and 'all-reduce 600' in cells
-
-
-def test_the_page_keeps_all_but_its_table():
-  begin, end = slice_table.BEGIN, slice_table.END
-  page = f'before\n{begin}\nold\n{end}\nafter\n'
-  new = slice_table.replaced(page, '| a |')
-  assert new == f'before\n{begin}\n\n| a |\n\n{end}\nafter\n'
-  assert slice_table.replaced(new, '| a |') == new
-  with pytest.raises(errors.UserError, match='once each'):
-    slice_table.replaced('no marks', '| a |')
-
-
-def test_the_committed_page_has_its_marks_and_rows_that_fit():
-  page = (ROOT / 'docs' / 'tpu.md').read_text(encoding='utf-8')
-  table = page.split(slice_table.BEGIN)[1].split(slice_table.END)[0]
-  lines = [line for line in table.splitlines() if line.startswith('| ')]
-  assert len(lines) > 2
-  for line in lines[2:]:
-    cells = [cell.strip() for cell in line.split('|')[1:-1]]
-    named = dict(zip((n for n, _ in slice_table.COLUMNS), cells, strict=True))
-    assert float(named['peak']) < float(named['of'])
-
-
-def test_a_stopped_table_goes_on(tmp_path, monkeypatch, capsys):
-  """Rows that are there are not compiled again."""
-  (tmp_path / 'docs').mkdir()
-  page = tmp_path / 'docs' / 'tpu.md'
-  page.write_text(f'{slice_table.BEGIN}\n{slice_table.END}\n')
-  monkeypatch.setattr(
-    slice_table.gin_utils, 'gin_folder', lambda: tmp_path / 'gin'
-  )
-  compiled = []
-
-  def compile_row(row, file):
-    if len(compiled) == 3:
-      raise errors.UserError('stopped')
-    compiled.append(row)
-    file.write_text(json.dumps(record()))
-
-  monkeypatch.setattr(slice_table, '_compile', compile_row)
-  with pytest.raises(errors.UserError):
-    slice_table.fill()
-  slice_table.fill(compile_missing=False)
-  assert page.read_text().count('\n| ') == 3 + 2
-  rest = len(slice_table.rows()) - 3
-  said = f'{rest} of {rest + 3} rows are not compiled yet.'
-  assert said in page.read_text() and said in capsys.readouterr().out
-  first, compiled[:] = list(compiled), []
-  monkeypatch.setattr(
-    slice_table,
-    '_compile',
-    lambda row, file: compiled.append(row) or file.write_text('{}'),
-  )
-  monkeypatch.setattr(slice_table, 'table', lambda records: '')
-  slice_table.fill()
-  assert compiled == slice_table.rows()[3:] and first == slice_table.rows()[:3]

@@ -31,13 +31,6 @@ def test_rsqrt_by_hand(step, rate):
   np.testing.assert_allclose(twice(step), 2 * rate, rtol=1e-6)
 
 
-def test_rsqrt_is_what_t5_was_pretrained_with():
-  schedule = schedules.rsqrt(524_288)
-  for step, rate in ((0, 0.01), (10_000, 0.01), (40_000, 0.005)):
-    np.testing.assert_allclose(schedule(step), rate, rtol=1e-6)
-  np.testing.assert_allclose(schedule(524_288), 0.0, atol=1e-12)
-
-
 @pytest.mark.parametrize(
   'step, rate',
   [
@@ -67,10 +60,7 @@ def _rates(schedule, total):
   return np.asarray(jax.vmap(schedule)(steps))
 
 
-RUNS = {
-  'total_steps': st.integers(1, 10**6),
-  'decay_fraction': st.floats(0, 1),
-}
+RUNS = {'total_steps': st.integers(1, 10**6), 'decay_fraction': st.floats(0, 1)}
 
 
 @hypothesis.given(warmup_steps=st.integers(1, 10**5), **RUNS)

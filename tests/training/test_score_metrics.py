@@ -7,18 +7,25 @@ import jax
 import numpy as np
 import pytest
 import seqio
+from metric_tasks import (
+  LENGTHS,
+  LONG,
+  SHORT,
+  dataset,
+  model,
+  params,
+  register,
+  same,
+  saved_params,
+)
 from small_run import mesh_of
-from test_inference import model
-from test_task_metrics import LENGTHS, LONG, SHORT, dataset, register, same
 
 from t5x_variants import errors
 from t5x_variants.data.tasks import examples
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.distributed import partitioning
 from t5x_variants.inference import evaluation
-from t5x_variants.model import parameters
 from t5x_variants.training import task_metrics
-from t5x_variants.weights import saved
 
 # Two inputs and two targets are cut; six rows fill a batch of four and a half.
 PAIRS = SHORT + LONG
@@ -53,15 +60,6 @@ def mixture():
   return 'scores_mixture'
 
 
-@pytest.fixture(scope='module')
-def params():
-  shapes, _ = parameters.shapes_and_axes(model())
-  rng = np.random.default_rng(1)
-  return jax.tree.map(
-    lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes
-  )
-
-
 def evaluator(name, mesh=None):
   settings = task_metrics.Settings(batch_size=4)
   return task_metrics.Evaluator(
@@ -77,14 +75,14 @@ def logits_of(params, inputs, shifted, targets):
   )
 
 
-def written_out(params, inputs, targets):
+def written_out(inputs, targets):
   """Sums of log-softmax over the targets' tokens, in float64, row by row."""
   found = []
   for row, target in zip(inputs, targets, strict=True):
     row = np.pad(row, (0, LENGTHS['inputs'] - len(row)))
     target = np.pad(target, (0, LENGTHS['targets'] - len(target)))
     shifted = np.pad(target, (1, 0))[:-1]
-    logits = logits_of(params, row[None], shifted[None], target[None])
+    logits = logits_of(params(), row[None], shifted[None], target[None])
     logits = np.asarray(logits[0], np.float64)
     logits -= logits.max(-1, keepdims=True)
     log_softmax = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -100,7 +98,7 @@ def answers(numbers):
   return [rows[number % 2] for number in numbers]
 
 
-def seqio_s(name, params):
+def seqio_s(name):
   """The metrics that seqio's Evaluator computes, by task."""
 
   def batches(data):
@@ -110,7 +108,7 @@ def seqio_s(name, params):
     found = []
     for numbers, batch in batches(data):
       values = written_out(
-        params, batch['encoder_input_tokens'], batch['decoder_target_tokens']
+        batch['encoder_input_tokens'], batch['decoder_target_tokens']
       )
       found += zip(numbers.tolist(), values.tolist(), strict=True)
     return found
@@ -137,15 +135,15 @@ def seqio_s(name, params):
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
-def test_all_metrics_equal_those_of_seqio_s_evaluator(mixture, params):
+def test_all_metrics_equal_those_of_seqio_s_evaluator(mixture):
   """With both kinds, one, and none; cut targets; a batch that is not full."""
   judge = evaluator(mixture, mesh_of(2, 2))
   texts = {
     task.name: [task.text(row) for row in answers(range(len(task)))]
     for task in judge.predicted
   }
-  found = judge.metrics(texts, judge.score(params))
-  expected = seqio_s(mixture, params)
+  found = judge.metrics(texts, judge.score(params()))
+  expected = seqio_s(mixture)
   assert set(expected) == {
     *(f'scores_both/{x}' for x in ('nats', 'of_longest', 'same', 'whole')),
     *(f'scores_only/{x}' for x in ('nats', 'of_longest')),
@@ -162,24 +160,19 @@ def test_all_metrics_equal_those_of_seqio_s_evaluator(mixture, params):
   assert sorted(judge.names) == sorted(found)
 
 
-def test_scores_are_of_the_targets_as_they_were_cut(mixture, params):
+def test_scores_are_of_the_targets_as_they_were_cut(mixture):
   (task,) = examples.open_split('scores_both', LENGTHS, 'validation')
   assert max(map(len, task.target_ids)) == 6 < 30 == max(map(len, task.targets))
-  found = evaluator('scores_both').score(params)['scores_both']
+  found = evaluator('scores_both').score(params())['scores_both']
   assert found.shape == (6,) and found.dtype == np.float32
-  expected = written_out(params, task.input_ids, task.target_ids)
+  expected = written_out(task.input_ids, task.target_ids)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_a_checkpoint_and_a_file_of_predictions(
-  mixture, params, tmp_path, capsys
-):
-  saved.write(
-    tmp_path / 'run', 7, params, "ACTIVATION = 'rational'\nGATED = True\n"
-  )
+def test_a_checkpoint_and_a_file_of_predictions(mixture, tmp_path, capsys):
   found = evaluation.evaluate(
     model(),
-    checkpoint=str(tmp_path / 'run'),
+    checkpoint=str(saved_params(tmp_path / 'run')),
     dataset=dataset('scores_only'),
     mesh=mesh_of(1),
     logical_axis_rules=partitioning.standard_logical_axis_rules(),
@@ -211,7 +204,7 @@ def test_a_checkpoint_and_a_file_of_predictions(
     judge('scores_only')
 
 
-def test_what_is_not_computed_is_said(capsys, caplog, params):
+def test_what_is_not_computed_is_said(capsys, caplog):
   metric = seqio.metrics.PassthroughLegacyMetric.from_metric_fn(same).empty()
   register('scores_other', SHORT, [same, with_more, unreadable], [metric])
   judge = evaluator('scores_other')
@@ -228,7 +221,7 @@ def test_what_is_not_computed_is_said(capsys, caplog, params):
   assert "'shown' of scores_other is no number but Text" in said
 
 
-def test_two_metrics_of_one_name_are_refused(params):
+def test_two_metrics_of_one_name_are_refused():
   def nats(targets, predictions):
     return {'nats': 0.0}
 

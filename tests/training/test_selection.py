@@ -9,18 +9,13 @@ import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_run import Numbered, losses, run
+from small_run import Killed, Numbered, losses, periods, run
 
 from t5x_variants import errors
 from t5x_variants.run_dir import records
-from t5x_variants.training import (
-  selection,
-  task_metrics,
-  trainer,
-  training_loop,
-)
+from t5x_variants.training import evaluator, selection, task_metrics
 
-PERIODS = training_loop.Periods(log=1, eval=2, eval_steps=1, checkpoint=5)
+PERIODS = periods(log=1, eval=2, eval_steps=1, checkpoint=5)
 
 
 @given(st.lists(st.integers(0, 5)), st.integers(1, 4))
@@ -76,7 +71,9 @@ def test_what_cannot_be_selected_is_refused():
 def test_several_processes_do_not_test(monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   with pytest.raises(errors.UserError, match="'test' and there are 2"):
-    trainer._test_dataset(Splits(), 'test')
+    evaluator.open_test(
+      evaluator.EvaluationConfig(Splits(), test_split='test'), None, None, 1
+    )
 
 
 @dataclasses.dataclass
@@ -136,10 +133,6 @@ def kept(folder):
     for path in (folder / 'checkpoints').iterdir()
     if path.name.isdigit()
   )
-
-
-class Killed(Exception):
-  """Ends a run with nothing saved beyond its last checkpoint."""
 
 
 def test_best_checkpoint_test_and_restarts(jumping, tmp_path):

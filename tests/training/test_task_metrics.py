@@ -10,25 +10,27 @@ import numpy as np
 import pytest
 import seqio
 import small_run
-import tensorflow as tf
+from metric_tasks import (
+  LENGTHS,
+  LONG,
+  SHORT,
+  dataset,
+  model,
+  params,
+  register,
+  same,
+  saved_params,
+)
 from small_run import mesh_of
-from test_inference import model
 
 from t5x_variants import errors
-from t5x_variants.data import config
 from t5x_variants.data.tasks import examples
 from t5x_variants.data.text import texts, vocabularies
 from t5x_variants.distributed import partitioning
 from t5x_variants.inference import evaluation, inference
-from t5x_variants.model import decoding, parameters
+from t5x_variants.model import decoding
 from t5x_variants.run_dir import records
-from t5x_variants.training import task_metrics, training_loop
-from t5x_variants.weights import saved
-
-LENGTHS = {'inputs': 40, 'targets': 6}
-# One input is longer than the model's, one is empty, one is no ASCII.
-SHORT = [('one', 'a'), ('', 'bc'), ('naïve ☃', 'a'), ('z' * 20, 'four')]
-LONG = [('x' * 60, 'y' * 30), ('w' * 33, 'b')]
+from t5x_variants.training import task_metrics
 
 
 def even(targets, predictions):
@@ -41,43 +43,9 @@ def even(targets, predictions):
   }
 
 
-def same(targets, predictions):
-  """Per cent that equal the target, and how many targets were whole."""
-  pairs = list(zip(targets, predictions, strict=True))
-  return {
-    'same': 100 * statistics.fmean(t == p for t, p in pairs),
-    'whole': sum(len(t) for t in targets),
-  }
-
-
 def nats(targets, scores):
   """The log-likelihood of all targets."""
   return {'nats': -float(np.sum(scores))}
-
-
-def register(name, pairs, metric_fns, metric_objs=()):
-  """A seqio task of pairs, its postprocessor upper case."""
-
-  def rows(split, shuffle_files, seed=None):
-    inputs, targets = zip(*pairs, strict=True)
-    return tf.data.Dataset.from_tensor_slices(
-      {'inputs': list(inputs), 'targets': list(targets)}
-    )
-
-  feature = seqio.Feature(vocabularies.byte(), add_eos=True)
-  seqio.TaskRegistry.add(
-    name,
-    source=seqio.FunctionDataSource(rows, splits=['validation', 'test']),
-    output_features={'inputs': feature, 'targets': feature},
-    preprocessors=[
-      seqio.preprocessors.tokenize,
-      seqio.preprocessors.append_eos_after_trim,
-    ],
-    postprocess_fn=lambda text, example, is_target: text.upper(),
-    metric_fns=metric_fns,
-    metric_objs=list(metric_objs),
-  )
-  return name
 
 
 @pytest.fixture(scope='module')
@@ -91,26 +59,13 @@ def mixture():
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('weights') / 'run'
-  shapes, _ = parameters.shapes_and_axes(model())
-  rng = np.random.default_rng(1)
-  params = jax.tree.map(
-    lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes
-  )
-  saved.write(folder, 7, params, "ACTIVATION = 'rational'\nGATED = True\n")
-  return folder, params
-
-
-def dataset(name, **options):
-  return config.DatasetConfig(
-    name, LENGTHS, 'validation', batch_size=8, num_epochs=1, **options
-  )
+  return saved_params(tmp_path_factory.mktemp('weights') / 'run')
 
 
 def evaluate(checkpoint, name, mesh=None, count=None, **options):
   return evaluation.evaluate(
     model(),
-    checkpoint=str(checkpoint[0]),
+    checkpoint=str(checkpoint),
     dataset=dataset(name),
     mesh=mesh or mesh_of(1),
     logical_axis_rules=partitioning.standard_logical_axis_rules(),
@@ -142,7 +97,7 @@ def test_a_mixture_is_decoded_and_judged_task_by_task(
       for r in records
     ]
   )
-  tokens, _ = decode(checkpoint[1], rows)
+  tokens, _ = decode(params(), rows)
   expected = [texts.decode(vocabulary, row[0]) for row in tokens]
   assert [r['prediction'] for r in records] == expected
   short = expected[len(LONG) :]
@@ -196,13 +151,13 @@ def test_the_one_task_of_a_run_is_called_task(mixture, checkpoint):
   )
   names = ['task/same', 'task/whole', 'task/even', 'task/nats', 'average']
   assert found.names == names
-  first = found(checkpoint[1])
+  first = found(params())
   assert list(first) == found.names
   of_predictions = [first[name] for name in names[:3]]
   assert first['average'] == pytest.approx(statistics.fmean(of_predictions))
-  (scores,) = found.score(checkpoint[1]).values()
+  (scores,) = found.score(params()).values()
   assert first['task/nats'] == pytest.approx(-float(scores.sum()))
-  assert found(checkpoint[1]) == first
+  assert found(params()) == first
   assert found._decode._cache_size() == 1, 'one program'
   targets = {'metrics_scored': [text for _, text in SHORT[:3]]}
   assert found.metrics(targets, {})['task/same'] == 100
@@ -229,7 +184,7 @@ def test_a_split_is_answered_and_scored_in_its_order(
   go = functools.partial(
     inference.infer,
     model(),
-    checkpoint=str(checkpoint[0]),
+    checkpoint=str(checkpoint),
     vocabulary=None,
     inputs=None,
     decoder=decoding.greedy,
@@ -256,7 +211,7 @@ def test_a_split_is_answered_and_scored_in_its_order(
   tasks = task_metrics.Evaluator(
     model(), dataset(mixture), task_metrics.Settings(batch_size=4), mesh_of(1)
   )
-  expected = tasks.predict(checkpoint[1], tasks.tasks)
+  expected = tasks.predict(params(), tasks.tasks)
   answers = [r['predictions'][0]['text'] for r in found['predict']]
   assert answers == list(itertools.chain(*expected.values()))
   # The first target is cut to five letters and EOS.
@@ -274,7 +229,7 @@ def test_a_split_is_answered_and_scored_in_its_order(
   )
   np.testing.assert_allclose(
     [r['log_probability'] for r in found['score']],
-    score(checkpoint[1], inputs, targets),
+    score(params(), inputs, targets),
     rtol=1e-4,
   )
   with pytest.raises(errors.UserError, match='give one of them'):
@@ -292,7 +247,7 @@ def test_a_run_records_what_evaluation_finds(mixture, tmp_path, monkeypatch):
     4,
     activation='relu',
     eval_dataset=dataset('metrics_run'),
-    periods=training_loop.Periods(log=4, eval=2, eval_steps=9, checkpoint=99),
+    periods=small_run.periods(log=4, eval=2, eval_steps=9, checkpoint=99),
     task_decoding=settings,
     best_metric='task/even',
     test_split='test',

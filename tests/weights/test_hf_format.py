@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from configs import t5_config
 from flax import traverse_util
 
 from t5x_variants import activations, errors
@@ -31,7 +32,7 @@ SIZES = {
   'head_dim': 3,
   'mlp_dim': 12,
 }
-CONFIG = network.T5Config(**SIZES)  # GEGLU
+CONFIG = t5_config(**SIZES)  # GEGLU
 # What T5 1.1 of that size has in transformers, read off its state_dict.
 INSIDE = {
   'layer.0.layer_norm.weight': (8,),
@@ -102,7 +103,7 @@ def test_names_and_shapes_are_theirs():
 @pytest.mark.parametrize('scan', [False, True])
 @pytest.mark.parametrize('activation', ['gelu', 'rational', 'polynorm'])
 def test_there_and_back(activation, scan, tmp_path):
-  config = network.T5Config(**SIZES, activation=activation, scan_layers=scan)
+  config = t5_config(**SIZES, activation=activation, scan_layers=scan)
   values = random_values(config)
   hugging_face.write(tmp_path, config, source.unrolled(values))
   params = fit.exact(opened(tmp_path, config), shapes_of(config), '')
@@ -128,7 +129,7 @@ def test_there_and_back(activation, scan, tmp_path):
   ],
 )
 def test_what_transformers_has_a_name_for(activation, gated, projection):
-  config = network.T5Config(**SIZES, activation=activation, gated=gated)
+  config = t5_config(**SIZES, activation=activation, gated=gated)
   assert hf_config.feed_forward_proj(config) == (projection, True)
   described = hf_config.config_of(config)
   assert described['model_type'] == 't5' and 'auto_map' not in described
@@ -137,7 +138,7 @@ def test_what_transformers_has_a_name_for(activation, gated, projection):
 
 def test_what_goes_with_code():
   made = activations.rational.rational(version='C')
-  config = network.T5Config(**SIZES, activation=made, gated=False)
+  config = t5_config(**SIZES, activation=made, gated=False)
   described = hf_config.config_of(config)
   initial = made.init()
   assert described['activation'] == {
@@ -154,12 +155,12 @@ def test_what_goes_with_code():
 
 def test_every_row_of_the_table_can_be_exported():
   for name in activations.names():
-    hf_config.config_of(network.T5Config(**SIZES, activation=name))
+    hf_config.config_of(t5_config(**SIZES, activation=name))
 
 
 def test_what_cannot_be_expressed_is_refused(tmp_path):
   own = activations.define('mine', lambda z, c: z, paper='none')
-  config = network.T5Config(**SIZES, activation=own)
+  config = t5_config(**SIZES, activation=own)
   with pytest.raises(errors.UserError, match="'mine' has no counterpart"):
     hugging_face.write(tmp_path, config, random_values(config))
   assert not list(tmp_path.iterdir())
@@ -275,5 +276,5 @@ def test_a_full_disk_leaves_nothing(tmp_path):
 
 def test_no_two_parameters_share_a_name():
   for activation in ('rational', 'polynorm', 'xielu'):
-    names = random_values(network.T5Config(**SIZES, activation=activation))
+    names = random_values(t5_config(**SIZES, activation=activation))
     assert len({hf_names.name_of(name)[0] for name in names}) == len(names)

@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from configs import t5_config
 from hf_cases import (
   LEARNED,
   ROOT,
@@ -105,7 +106,7 @@ def test_tied_and_scanned(tied, scan, tmp_path):
 def test_the_rest_of_the_table(activation, gated, tmp_path):
   model, params = random_model(activation=activation, gated=gated)
   export(tmp_path / 'hf', model, params)
-  learned = bool(model.config.activation.init())
+  learned = bool(model.config.feed_forward.activation.init())
   loaded = load(tmp_path / 'hf', learned)
   inputs, shifted, targets = batch()
   np.testing.assert_allclose(
@@ -203,7 +204,7 @@ def test_the_commands(tmp_path):
   model, params = random_model(**sizes, activation='gelu', gated=True)
   export(tmp_path / 'hf', model, params)
   done = command(
-    'import_hf',
+    'import_weights',
     *files,
     f'--checkpoint={tmp_path}/hf',
     f'--output={tmp_path}/imported',
@@ -218,7 +219,7 @@ def test_the_commands(tmp_path):
   described = json.loads((tmp_path / 'again/config.json').read_text())
   assert described['feed_forward_proj'] == 'gated-gelu'
   with pytest.raises(errors.UserError, match='gated-silu'):
-    swish = network.T5Config(**sizes, activation='swish', gated=True)
+    swish = t5_config(**sizes, activation='swish', gated=True)
     hugging_face.open_folder(f'{tmp_path}/again', swish, ())
 
 
@@ -263,7 +264,7 @@ def test_what_transformers_makes_from_a_new_configuration(
   theirs = made_new(kind, options)
   theirs.save_pretrained(tmp_path / 'new')
   projection = theirs.config.feed_forward_proj
-  config = network.T5Config(
+  config = t5_config(
     **SIZES,
     activation={'gelu': 'gelu_exact'}.get(
       projection, projection.removeprefix('gated-')
@@ -282,10 +283,10 @@ def test_what_transformers_makes_from_a_new_configuration(
   np.testing.assert_allclose(
     their_logits(theirs, inputs, shifted), ours, rtol=1e-4, atol=1e-4
   )
-  other = network.T5Config(
+  other = t5_config(
     **SIZES,
-    activation=config.activation,
-    gated=config.gated,
+    activation=config.feed_forward.activation,
+    gated=config.feed_forward.gated,
     logits_via_embedding=not tied,
   )
   with pytest.raises(errors.UserError, match='scaled by'):
@@ -318,7 +319,7 @@ def test_what_transformers_reads_is_what_counts(tmp_path):
   read = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path)
   act = read.encoder.block[0].layer[-1].DenseReluDense.act
   assert isinstance(act, type(transformers.activations.ACT2FN['silu']))
-  config = network.T5Config(
+  config = t5_config(
     **SIZES, activation='gelu', gated=True, logits_via_embedding=True
   )
   with pytest.raises(errors.UserError, match="'gated-silu' there, 'gated-gelu"):
@@ -330,7 +331,7 @@ def test_other_types_are_refused_by_name(kind, tmp_path):
   import transformers
 
   getattr(transformers, f'{kind}Config')().save_pretrained(tmp_path)
-  config = network.T5Config(**SIZES)
+  config = t5_config(**SIZES)
   with pytest.raises(errors.UserError) as error:
     hugging_face.open_folder(str(tmp_path), config, ())
   assert f"of the type '{kind.lower()}'" in str(error.value)

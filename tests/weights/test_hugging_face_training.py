@@ -92,7 +92,7 @@ def test_it_trains_under_transformers(fresh, tmp_path):
 
   model, params = random_model(**of_variant('rational_glu'))
   if fresh:
-    start = model.config.activation.init()
+    start = model.config.feed_forward.activation.init()
     assert np.any(start['denominator'] == 0)
     params = jax.tree.map_with_path(
       lambda path, leaf: start.get(path[-1].key, leaf), params
@@ -166,7 +166,7 @@ def test_a_model_made_from_its_config(activation, gated, tmp_path):
       config, trust_remote_code=True, dtype=dtype
     )
     assert made.lm_head.weight.dtype == dtype
-    initial = model.config.activation.init()
+    initial = model.config.feed_forward.activation.init()
     found = coefficients_of(made)
     assert len(found) == 5 * len(initial)
     for name, value in found.items():
@@ -232,7 +232,7 @@ def test_coefficients_that_a_folder_lacks_have_their_initial_values(tmp_path):
   )
   made = load(tmp_path / 'rational', True)
   loaded = type(made).from_pretrained(tmp_path / 'plain', config=config)
-  initial = model.config.activation.init()
+  initial = model.config.feed_forward.activation.init()
   for name, value in coefficients_of(loaded).items():
     np.testing.assert_array_equal(
       value.detach().numpy(), initial[name.rpartition('.')[2]]

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from configs import t5_config
 from flax import serialization, traverse_util
 from small_run import VOCAB, Numbered, losses, mesh_of, run
 from weights_cases import random_values, write_t5x
@@ -41,7 +42,7 @@ SMALL = {'num_encoder_layers': 1, 'num_decoder_layers': 1}
 
 @functools.cache
 def shapes_of(**options):
-  model = network.Transformer(network.T5Config(**SIZES | options))
+  model = network.Transformer(t5_config(**SIZES | options))
   return parameters.shapes_and_axes(model)[0]
 
 
@@ -240,7 +241,7 @@ def found_of(variant, **options):
 
 
 def variant_of(**options):
-  return fit.variant_of(network.T5Config(**SIZES | options))
+  return fit.variant_of(t5_config(**SIZES | options))
 
 
 RATIONAL = {'activation': 'rational'}
@@ -354,7 +355,7 @@ def test_a_rational_starts_as_the_gelu_it_replaces(imported, tmp_path, capfd):
   said = capfd.readouterr().err
   assert 'imported/checkpoints/9 (step 9): 29 of 33 parameters taken' in said
   assert 'Initialised afresh: decoder/layers_*/mlp/activation/' in said
-  config = network.T5Config(**SIZES | SMALL, activation='gelu')
+  config = t5_config(**SIZES | SMALL, activation='gelu')
   evaluate = jax.jit(train_step.make_eval_step(network.Transformer(config), 1))
   sums = [evaluate(params, batch) for batch in Numbered(last=16).open()]
   gelu = records.per_token(jax.tree.map(lambda *x: float(sum(x)), *sums))
@@ -421,13 +422,13 @@ def test_the_commands_from_t5x_to_transformers(tmp_path):
   values = random_values(shapes_of(**sizes, mlp_dim=256))
   step = write_t5x(tmp_path, values)
   to = f'--output={tmp_path}/imported'
-  status, said = command('import_t5x', *files, f'--checkpoint={step}', to)
+  status, said = command('import_weights', *files, f'--checkpoint={step}', to)
   assert (status, 'INITIAL_CHECKPOINT_PATH' in said) == (0, True), said
   found = saved.open_checkpoint(tmp_path / 'imported')
   assert (found.step, found.variant) == (7, 'GEGLU')
   other = ('--gin.MLP_DIM=768', f'--checkpoint={step}')
   to = f'--output={tmp_path}/wide'
-  status, said = command('import_t5x', *files, *other, to)
+  status, said = command('import_weights', *files, *other, to)
   assert status == 2 and '[128, 512] in this model' in said
   assert not list(tmp_path.glob('wide*'))
   status, said = command(

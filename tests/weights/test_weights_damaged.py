@@ -3,21 +3,20 @@
 import functools
 import os
 import shutil
-import types
 
 import orbax.checkpoint as ocp
 import pytest
+from configs import t5_config
 from damage_cases import CASES
 from flax import traverse_util
 from weights_cases import random_values, write_t5x
 
 from t5x_variants import errors
-from t5x_variants.cli import importing
 from t5x_variants.model import network, parameters
-from t5x_variants.weights import hugging_face, source, t5x
+from t5x_variants.weights import fit, foreign, hugging_face, saved, source
 
 MODEL = network.Transformer(
-  network.T5Config(
+  t5_config(
     vocab_size=40,
     emb_dim=8,
     num_heads=2,
@@ -27,11 +26,7 @@ MODEL = network.Transformer(
     mlp_dim=12,
   )
 )
-OPEN = {
-  'hf': hugging_face.open_folder,
-  't5x': lambda path, config, names: t5x.open_checkpoint(path),
-}
-OPEN['orbax'] = OPEN['t5x']
+KINDS = ('hf', 't5x', 'orbax')
 
 
 @functools.cache
@@ -83,27 +78,16 @@ def content_of(folder):
   }
 
 
-def import_(monkeypatch, kind, folder, output):
-  """What import_hf and import_t5x do, with a model that needs no gin file."""
-  flags = types.SimpleNamespace(
-    checkpoint=str(folder),
-    output=str(output),
-    dry_run=False,
-    gin_file=[],
-    gin_bindings=[],
-    gin_search_paths=[],
-  )
-  monkeypatch.setattr(importing, 'FLAGS', flags)
-  monkeypatch.setattr(importing.gin_utils, 'read_model', lambda *_: (MODEL, ''))
-  monkeypatch.setattr(parameters, 'shapes_and_axes', shapes_and_axes)
-  importing.run(OPEN[kind])
+def import_(folder, output):
+  """What import_weights does, with a model that needs no gin file."""
+  shapes, _ = shapes_and_axes(MODEL)
+  found = foreign.open_checkpoint(str(folder), MODEL.config, shapes)
+  saved.write(output, found.step, fit.exact(found, shapes, ''), '')
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize('kind, damage, said', CASES)
-def test_what_is_damaged_is_refused(
-  whole, tmp_path, monkeypatch, kind, damage, said
-):
+def test_what_is_damaged_is_refused(whole, tmp_path, kind, damage, said):
   given = whole['given'][kind]
   folder = shutil.copytree(given, tmp_path / given.name, symlinks=True)
   other = tmp_path / 'other'
@@ -111,20 +95,20 @@ def test_what_is_damaged_is_refused(
   damage(folder, other)
   before = content_of(tmp_path)
   with pytest.raises(errors.UserError, match=said) as error:
-    import_(monkeypatch, kind, folder, tmp_path / 'imported')
+    import_(folder, tmp_path / 'imported')
   sentence = str(error.value)
   assert '\n' not in sentence and len(sentence) < 900
   assert sentence[0].isupper() and sentence[-1] == '.'
   assert content_of(tmp_path) == before
 
 
-@pytest.mark.parametrize('kind', OPEN)
-def test_what_is_whole_is_imported(whole, tmp_path, monkeypatch, kind):
-  import_(monkeypatch, kind, whole['given'][kind], tmp_path / 'imported')
+@pytest.mark.parametrize('kind', KINDS)
+def test_what_is_whole_is_imported(whole, tmp_path, kind):
+  import_(whole['given'][kind], tmp_path / 'imported')
   assert (tmp_path / 'imported/checkpoints').is_dir()
 
 
-def test_the_hubs_cache_may_be_given(whole, tmp_path, monkeypatch):
+def test_the_hubs_cache_may_be_given(whole, tmp_path):
   """Its files are links to blobs beside the snapshots, and to nowhere else."""
   snapshot = tmp_path / 'models--x/snapshots/1'
   shutil.copytree(whole['given']['hf'], snapshot)
@@ -133,8 +117,8 @@ def test_the_hubs_cache_may_be_given(whole, tmp_path, monkeypatch):
   for number, file in enumerate(sorted(snapshot.iterdir())):
     os.rename(file, blobs / str(number))
     file.symlink_to(f'../../blobs/{number}')
-  import_(monkeypatch, 'hf', snapshot, tmp_path / 'imported')
+  import_(snapshot, tmp_path / 'imported')
   os.rename(blobs, tmp_path / 'elsewhere')
   blobs.symlink_to(tmp_path / 'elsewhere')
   with pytest.raises(errors.UserError, match='leads out of the folder'):
-    import_(monkeypatch, 'hf', snapshot, tmp_path / 'again')
+    import_(snapshot, tmp_path / 'again')

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configs import t5_config
 from flax import traverse_util
 from flax.core import unfreeze
 
@@ -28,7 +29,7 @@ SIZES = {
 
 
 def ours(**options):
-  return network.Transformer(network.T5Config(**SIZES | options))
+  return network.Transformer(t5_config(**SIZES | options))
 
 
 @pytest.fixture

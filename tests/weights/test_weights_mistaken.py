@@ -5,14 +5,15 @@ import os
 
 import orbax.checkpoint as ocp
 import pytest
+from configs import t5_config
 from flax import traverse_util
 from weights_cases import random_values, write_t5x
 
 from t5x_variants import errors
 from t5x_variants.model import network, parameters
-from t5x_variants.weights import hugging_face, saved, source, t5x
+from t5x_variants.weights import foreign, hugging_face, saved, source
 
-CONFIG = network.T5Config(
+CONFIG = t5_config(
   vocab_size=40,
   emb_dim=8,
   num_heads=2,
@@ -39,12 +40,9 @@ def folder(tmp_path_factory):
   return folder
 
 
-def open_hf(path):
-  return hugging_face.open_folder(str(path), CONFIG, ())
-
-
-def open_t5x(path):
-  return t5x.open_checkpoint(str(path))
+def open_foreign(path):
+  shapes, _ = parameters.shapes_and_axes(network.Transformer(CONFIG))
+  return foreign.open_checkpoint(str(path), CONFIG, shapes)
 
 
 def sentence_of(function, path):
@@ -57,48 +55,50 @@ def sentence_of(function, path):
 
 
 @pytest.mark.parametrize(
-  'path, command',
+  'path',
   [
-    ('hf', 'import_hf'),
-    ('hf/model.safetensors', 'import_hf'),
-    ('hf/config.json', 'import_hf'),
-    ('t5x', 'import_t5x'),
-    ('t5x/checkpoint_7', 'import_t5x'),
-    ('t5x/checkpoint_7/checkpoint', 'import_t5x'),
-    ('orbax', 'import_t5x'),
-    ('orbax/checkpoint_3', 'import_t5x'),
+    'hf',
+    'hf/model.safetensors',
+    'hf/config.json',
+    't5x',
+    't5x/checkpoint_7',
+    't5x/checkpoint_7/checkpoint',
+    'orbax',
+    'orbax/checkpoint_3',
   ],
 )
-def test_weights_that_need_an_import(folder, path, command):
+def test_weights_that_need_an_import(folder, path):
   """INITIAL_CHECKPOINT_PATH, CHECKPOINT_PATH and --run all end here."""
   sentence = sentence_of(saved.open_checkpoint, folder / path)
   given = folder / path
-  given = given.parent if given.is_file() else given
-  assert f'python -m t5x_variants.{command} --gin_file=' in sentence
-  assert f'--checkpoint={given} --output=DIR, and give DIR here' in sentence
-  # The command's own reader takes the path that is named.
-  if command == 'import_t5x':
-    assert open_t5x(given).shapes
-  else:
-    assert open_hf(given).shapes
+  parent = given.parent if given.is_file() else given
+  assert 'python -m t5x_variants.import_weights --gin_file=' in sentence
+  assert f'--checkpoint={parent} --output=DIR, and give DIR here' in sentence
+  # The command's reader takes what was given, and what the sentence names.
+  shapes = open_foreign(given).shapes
+  assert shapes and open_foreign(parent).shapes == shapes
 
 
 @pytest.mark.parametrize(
   'read, path, words',
   [
-    (open_hf, 't5x', 'weights of t5x, not of Hugging Face transformers: '),
-    (open_hf, 'orbax/checkpoint_3', 'python -m t5x_variants.import_t5x '),
-    (open_t5x, 'hf', 'python -m t5x_variants.import_hf '),
-    (open_t5x, 'run', 'need no import: give them to a run by --gin.INITIAL_'),
-    (open_hf, 'run/checkpoints/5', 'need no import'),
-    (open_hf, '', 'no checkpoint of Hugging Face transformers: give a local'),
-    (open_t5x, 'none', 'no checkpoint of t5x because it does not exist'),
+    (
+      open_foreign,
+      'run',
+      'need no import: give them to a run by --gin.INITIAL_',
+    ),
+    (open_foreign, 'run/checkpoints/5', 'need no import'),
+    (
+      open_foreign,
+      '',
+      'no checkpoint of t5x or Hugging Face transformers: give',
+    ),
+    (open_foreign, 'none', 'transformers because it does not exist: give a'),
     (saved.open_checkpoint, 'x' * 300, 'cannot be read: File name too long'),
-    (open_t5x, 'x' * 300, 'cannot be read: File name too long'),
-    (open_hf, 'x' * 300, 'cannot be read: File name too long'),
+    (open_foreign, 'x' * 300, 'cannot be read: File name too long'),
   ],
 )
-def test_the_wrong_command(folder, read, path, words):
+def test_a_path_without_such_weights(folder, read, path, words):
   assert words in sentence_of(read, folder / path)
 
 
@@ -119,7 +119,11 @@ def no_rights(folder):
 
 @pytest.mark.parametrize(
   'read, path',
-  [(saved.open_checkpoint, 'run'), (open_t5x, 't5x'), (open_hf, 'hf')],
+  [
+    (saved.open_checkpoint, 'run'),
+    (open_foreign, 't5x'),
+    (open_foreign, 'hf'),
+  ],
 )
 def test_a_folder_that_may_not_be_read(folder, read, path):
   with no_rights(folder / path):

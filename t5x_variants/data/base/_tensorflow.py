@@ -13,7 +13,6 @@ run their time and memory.
 import contextlib
 import importlib.util
 import os
-import re
 import sys
 import tempfile
 import types
@@ -88,13 +87,4 @@ with _without_greetings():
   with contextlib.suppress(RuntimeError):
     tf.config.set_visible_devices([], 'GPU')
 
-__all__ = ['reason_of', 'seqio', 'tf', 'tfds']
-# Names of nodes and operations in TensorFlow's messages.
-_NAMES = re.compile(r'\{\{.*?\}\}\s*|\s*\[Op:\w+\]')
-
-
-def reason_of(error: Exception) -> str:
-  """What an error says, in one line, without node names and traceback."""
-  text = str(getattr(error, 'message', None) or error)
-  text = _NAMES.sub('', text.partition('\nTraceback')[0])
-  return ' '.join(text.split())[:200].rstrip('.')
+__all__ = ['seqio', 'tf', 'tfds']

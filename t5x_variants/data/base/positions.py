@@ -7,7 +7,7 @@ the data, and means something only to a reader built in the same way.
 import os
 from collections.abc import Collection, Mapping
 
-from t5x_variants.errors import UserError, check_positive
+from t5x_variants import errors
 
 _FEATURES = ('inputs', 'targets')
 
@@ -23,22 +23,22 @@ def feature_lengths(lengths, also: Collection[str] = ()) -> dict[str, int]:
     The same as a dict.
 
   Raises:
-    UserError: a feature is missing or unknown, or a length is no whole number
-      from 1 up.
+    errors.UserError: a feature is missing or unknown, or a length is no whole
+      number from 1 up.
   """
   if not isinstance(lengths, Mapping) or not {*_FEATURES} <= {*lengths}:
-    raise UserError(
+    raise errors.UserError(
       f'TASK_FEATURE_LENGTHS is {lengths!r}; it must give the tokens of'
       " 'inputs' and of 'targets', such as {'inputs': 512, 'targets': 114}."
     )
   known = {*_FEATURES, *also}
   if unknown := [name for name in lengths if name not in known]:
-    raise UserError(
+    raise errors.UserError(
       f'TASK_FEATURE_LENGTHS is {dict(lengths)!r}, but there is no feature'
       f' {unknown[0]!r}: take {sorted(known)}.'
     )
   for name, length in lengths.items():
-    check_positive(f'TASK_FEATURE_LENGTHS of {name!r}', length)
+    errors.check_positive(f'TASK_FEATURE_LENGTHS of {name!r}', length)
   return dict(lengths)
 
 
@@ -46,16 +46,16 @@ def rows_of_share(batch_size: int, shard_index: int, num_shards: int) -> int:
   """Rows of a batch that one of `num_shards` hosts reads.
 
   Raises:
-    UserError: the hosts' parts are not equal, or there is no such host.
+    errors.UserError: the hosts' parts are not equal, or there is no such host.
   """
-  check_positive('BATCH_SIZE', batch_size)
+  errors.check_positive('BATCH_SIZE', batch_size)
   if num_shards < 1 or batch_size % num_shards:
-    raise UserError(
+    raise errors.UserError(
       f'BATCH_SIZE is {batch_size}; it must be a multiple of the {num_shards}'
       ' hosts that read, since each takes an equal part.'
     )
   if not 0 <= shard_index < num_shards:
-    raise UserError(
+    raise errors.UserError(
       f'The share is {shard_index}; it must be from 0 to {num_shards - 1}.'
     )
   return batch_size // num_shards
@@ -72,11 +72,11 @@ def check_built_alike(
     now: the same of the reader that is to go on from it.
 
   Raises:
-    UserError: they differ.
+    errors.UserError: they differ.
   """
   for name in dict.fromkeys([*now, *before]):
     if before.get(name) != now.get(name):
-      raise UserError(
+      raise errors.UserError(
         f'The data position in {os.fspath(directory)} was saved with'
         f' {name}={before.get(name)!r} and this run has {now.get(name)!r}: set'
         ' it back, or start anew in another MODEL_DIR.'

@@ -20,9 +20,9 @@ import math
 
 import numpy as np
 
+from t5x_variants import errors
 from t5x_variants.data.benchmarks import recipes
 from t5x_variants.data.tasks import metrics as scores
-from t5x_variants.errors import UserError
 
 _TFDS_VERSION = '2.0.0'
 _THREE = ('entailment', 'neutral', 'contradiction')
@@ -73,8 +73,8 @@ def similarity_to_text(row, split: str) -> list[dict]:
   except ValueError:
     value = math.nan
   if not 0 <= value <= 5:
-    raise UserError(
-      f'the label is {row["label"]!r}: it must be a number from 0 to 5'
+    raise errors.UserError(
+      f'The label is {row["label"]!r}; it must be a number from 0 to 5.'
     )
   # In float32, as TFDS stores it: halves are rounded alike in both formats.
   rounded = np.round(np.float32(value) * np.float32(5)) / 5

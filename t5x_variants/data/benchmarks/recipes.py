@@ -17,9 +17,9 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 
-from t5x_variants.data.base._tensorflow import reason_of, seqio, tf
+from t5x_variants import errors
+from t5x_variants.data.base._tensorflow import seqio, tf
 from t5x_variants.data.text import sources
-from t5x_variants.errors import UserError
 
 _logger = logging.getLogger('t5x_variants')
 # A batch of rows is read from TFDS far sooner than its rows one by one.
@@ -34,7 +34,7 @@ class Recipe:
     files: path below the benchmark's folder, by split.
     read: (path) -> (line number or name, row or None); None is skipped.
     tfds: dataset with config and version.
-    convert: (row, split) -> examples; raises UserError.
+    convert: (row, split) -> examples; raises errors.UserError.
     metric_fns: functions of (targets, predictions).
     size: training examples, T5's mixing rate.
     tfds_splits: TFDS's name of a split, where it has another.
@@ -71,7 +71,7 @@ def label_text(value, labels, coded: bool = False) -> str:
     One of `labels`.
 
   Raises:
-    UserError: any other value.
+    errors.UserError: any other value.
   """
   if isinstance(value, bool):
     value = str(value)
@@ -83,7 +83,9 @@ def label_text(value, labels, coded: bool = False) -> str:
   allowed = [
     f'{code} ({text})' if coded else text for code, text in codes.items()
   ]
-  raise UserError(f'the label is {value!r}: it must be one of {allowed}')
+  raise errors.UserError(
+    f'The label is {value!r}; it must be one of {allowed}.'
+  )
 
 
 def fields_to_text(
@@ -124,7 +126,9 @@ def read_text(path: str) -> str:
   try:
     return data.decode('utf-8-sig')
   except UnicodeDecodeError as error:
-    raise UserError(f'The file {path} is no UTF-8: {error}.') from error
+    raise errors.UserError(
+      f'The file {path} is no UTF-8: {errors.reason(error)}.'
+    ) from error
 
 
 def tsv_rows(path: str, columns: Mapping[str, str | int]) -> Iterator[tuple]:
@@ -146,7 +150,7 @@ def tsv_rows(path: str, columns: Mapping[str, str | int]) -> Iterator[tuple]:
   if len(places) < len(columns):
     headings = lines[0].split('\t')
     if missing := [x for x in columns.values() if x not in headings]:
-      raise UserError(
+      raise errors.UserError(
         f'The file {path} has the columns {headings} and not {missing}: it must'
         " be of the benchmark's own format, with its line of headings."
       )
@@ -170,7 +174,7 @@ def json_rows(path: str) -> Iterator[tuple]:
       except ValueError:
         row = None
       if not isinstance(row, dict):
-        raise UserError(
+        raise errors.UserError(
           f'In {path}, line {number}: {line[:40]!r} is no JSON object.'
         )
       yield number, row
@@ -221,7 +225,7 @@ class ExampleSource(seqio.DataSource):
   def examples(self, split: str) -> list[dict]:
     """All examples of a split, in the order of the file."""
     if split not in self.splits:
-      raise UserError(
+      raise errors.UserError(
         f'The split is {split!r}; {self.name} has {list(self.splits)}.'
       )
     where = self._paths.get(split, f'{self._recipe.tfds}, {split}')
@@ -233,17 +237,17 @@ class ExampleSource(seqio.DataSource):
       place = f'line {place}' if isinstance(place, int) else place
       try:
         found.extend(self._recipe.convert(row, split))
-      except UserError as error:
-        raise UserError(f'In {where}, {place}: {error}.') from error
+      except errors.UserError as error:
+        raise errors.UserError(f'In {where}, {place}: {error}') from error
       except (KeyError, TypeError, IndexError) as error:
-        raise UserError(
+        raise errors.UserError(
           f'In {where}, {place}: not a row of {self.name}: {error!r}; it has'
           f' {sorted(row)}.'
         ) from error
     if skipped:
       _logger.warning('%s: skipped %d rows without a label', where, skipped)
     if not found:
-      raise UserError(f'There is no example of {self.name} in {where}.')
+      raise errors.UserError(f'There is no example of {self.name} in {where}.')
     return found
 
   def _rows(self, split: str):
@@ -307,11 +311,11 @@ def _existing(folder: str, name: str, files) -> dict[str, str]:
   try:
     missing = [x for x in paths.values() if not tf.io.gfile.exists(x)]
   except tf.errors.OpError as error:
-    raise UserError(
-      f'The folder {folder!r} cannot be reached: {reason_of(error)}.'
+    raise errors.UserError(
+      f'The folder {folder!r} cannot be reached: {errors.reason(error)}.'
     ) from error
   if missing:
-    raise UserError(
+    raise errors.UserError(
       f'For {name} there is no {", no ".join(missing)}; below the folder'
       f' {folder!r} these names are looked for: {list(files.values())}.'
     )
@@ -321,7 +325,7 @@ def _existing(folder: str, name: str, files) -> dict[str, str]:
 def _tfds_rows(source: sources.TfdsSource, split: str):
   """Rows of a TFDS split as Python values, labels as their names."""
   if split not in source.splits:
-    raise UserError(
+    raise errors.UserError(
       f'The split is {split!r}; {source.name} has {sorted(source.splits)}.'
     )
   features = source.features

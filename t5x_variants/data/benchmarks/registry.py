@@ -15,9 +15,9 @@ Tasks and mixtures are seqio's, with seqio's metrics: every task's
 import difflib
 from collections.abc import Sequence
 
+from t5x_variants import errors
 from t5x_variants.data.benchmarks import glue, recipes, squad, super_glue
 from t5x_variants.data.tasks import registry as tasks
-from t5x_variants.errors import UserError
 
 RECIPES: dict[str, recipes.Recipe] = {
   **{f'glue_{name}': recipe for name, recipe in glue.RECIPES.items()},
@@ -50,13 +50,13 @@ def find(task) -> list[str]:
     Names of RECIPES, each once.
 
   Raises:
-    UserError: an unknown name, with the known ones; one that two benchmarks
-      have.
+    errors.UserError: an unknown name, with the known ones; one that two
+      benchmarks have.
   """
   if not isinstance(task, str):
     found = [name for each in task for name in find(each)]
     if not found:
-      raise UserError(f'TASK is {task!r}; name one of {names()}.')
+      raise errors.UserError(f'TASK is {task!r}; name one of {names()}.')
     return list(dict.fromkeys(found))
   if task in GROUPS:
     return list(GROUPS[task])
@@ -65,14 +65,14 @@ def find(task) -> list[str]:
   short = [f'{benchmark}_{task}' for benchmark in ('glue', 'super_glue')]
   found = [name for name in short if name in RECIPES or name in GROUPS]
   if len(found) > 1:
-    raise UserError(
+    raise errors.UserError(
       f'TASK is {task!r}, which is in two benchmarks: choose one of {found}.'
     )
   if not found:
     short = [name.split('glue_')[-1] for name in names()]
     near = difflib.get_close_matches(str(task), [*names(), *short], 1)
     hint = f' (did you mean {near[0]!r}?)' if near else ''
-    raise UserError(
+    raise errors.UserError(
       f'TASK is {task!r}, which is no task{hint}: choose one of {names()}, or a'
       ' list of them.'
     )
@@ -90,7 +90,7 @@ def rates(task, maximum: float = 2**19) -> dict[str, float]:
     min(number of training examples, K) by task; RTE half where it is twice.
   """
   if not isinstance(maximum, int | float) or not maximum > 0:
-    raise UserError(
+    raise errors.UserError(
       f'MIXTURE_MAXIMUM is {maximum!r}; it must be a number above 0.'
     )
   found = find(task)
@@ -130,7 +130,7 @@ def register(
     The name of the task or mixture, such as 'glue_cola' or 'glue'.
 
   Raises:
-    UserError: an unknown task, or a file that is not there.
+    errors.UserError: an unknown task, or a file that is not there.
   """
   folders = {
     'glue': glue_folder,

@@ -15,9 +15,9 @@ References:
 
 import json
 
+from t5x_variants import errors
 from t5x_variants.data.benchmarks import recipes
 from t5x_variants.data.tasks import metrics as scores
-from t5x_variants.errors import UserError
 
 
 def json_rows(path: str):
@@ -37,9 +37,9 @@ def json_rows(path: str):
             },
           )
   except (ValueError, KeyError, TypeError) as error:
-    if isinstance(error, UserError):
+    if isinstance(error, errors.UserError):
       raise
-    raise UserError(
+    raise errors.UserError(
       f'The file {path} is not in the format of SQuAD v1.1: {error!r}; it must'
       ' be an object with data, paragraphs, context, qas, question, id, answers'
       ' and text.'
@@ -53,9 +53,9 @@ def question_to_text(row, split: str) -> list[dict]:
   if isinstance(answers, dict):  # As TFDS has them.
     answers = answers['text']
   if not answers:
-    raise UserError(
-      'the question has no answer: every one of SQuAD v1.1 has (v2.0 is'
-      ' another task)'
+    raise errors.UserError(
+      'The question has no answer: every one of SQuAD v1.1 has (v2.0 is'
+      ' another task).'
     )
   return [
     {

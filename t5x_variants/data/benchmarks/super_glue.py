@@ -26,9 +26,9 @@ import functools
 import json
 import re
 
+from t5x_variants import errors
 from t5x_variants.data.benchmarks import recipes
 from t5x_variants.data.tasks import metrics as scores
-from t5x_variants.errors import UserError
 
 _TFDS_VERSION = '1.0.2'
 _TRUTH = ('False', 'True')
@@ -90,7 +90,7 @@ def multirc_rows(path: str):
             },
           )
     except (KeyError, TypeError) as error:
-      raise UserError(
+      raise errors.UserError(
         f'In {path}, line {line}: no passage of MultiRC: {error!r}.'
       ) from error
 
@@ -132,7 +132,7 @@ def record_rows(path: str):
           },
         )
     except (KeyError, TypeError) as error:
-      raise UserError(
+      raise errors.UserError(
         f'In {path}, line {line}: no passage of ReCoRD: {error!r}.'
       ) from error
 
@@ -142,7 +142,7 @@ def record_to_text(row, split: str) -> list[dict]:
   passage = _AFTER_SENTENCE.sub(r'\1 ', row['passage'])
   passage = passage.replace('\n@highlight\n', '. ')
   if not row['answers']:
-    raise UserError('the query has no answer')
+    raise errors.UserError('The query has no answer.')
   inputs = (
     f'record query: {row["query"]} entities: {", ".join(row["entities"])}'
     f' passage: {passage}'
@@ -176,7 +176,9 @@ def marked(text: str, pronoun: str, index: int) -> str:
     if found:
       start, end = found.span()
       return f'{text[:start]}*{text[start:end]}*{text[end:]}'
-  raise UserError(f'the pronoun {pronoun!r} is not in the text {text!r}')
+  raise errors.UserError(
+    f'The pronoun {pronoun!r} is not in the text {text!r}.'
+  )
 
 
 def wsc_rows(path: str):

@@ -10,10 +10,10 @@ import sys
 import tempfile
 from collections.abc import Mapping
 
+from t5x_variants import errors
 from t5x_variants.data.base import positions
 from t5x_variants.data.prepared import format, info
 from t5x_variants.data.text import embedded
-from t5x_variants.errors import UserError
 
 _log = logging.getLogger('t5x_variants')
 
@@ -49,7 +49,7 @@ def prepared(task_feature_lengths: Mapping[str, int] | None = None) -> str:
     with contextlib.suppress(OSError):  # Another process was first.
       os.rename(temporary, folder)
     if not (folder / format.INFO).exists():
-      raise UserError(f'The folder {folder} is in the way: remove it.')
+      raise errors.UserError(f'The folder {folder} is in the way: remove it.')
   except OSError as error:
     raise embedded.not_kept(folder.parent, error) from error
   finally:
@@ -73,4 +73,4 @@ def _prepare_into(folder: str, lengths: Mapping[str, int]) -> None:
   if done.returncode:
     lines = done.stderr.strip().splitlines() or ['no message']
     why = lines[-1].removeprefix('error: ').rstrip('.')
-    raise UserError(f'The embedded corpus could not be prepared: {why}.')
+    raise errors.UserError(f'The embedded corpus could not be prepared: {why}.')

@@ -31,9 +31,9 @@ import zlib
 
 import numpy as np
 
+from t5x_variants import errors, paths
 from t5x_variants.data.prepared import info as prepared_info
 from t5x_variants.data.tasks import noise
-from t5x_variants.errors import UserError
 
 INFO = 'info.json'
 # The reader keeps 54 bytes of index for each record in memory, and a record is
@@ -56,11 +56,11 @@ def load(
     The set's description.
 
   Raises:
-    UserError: it is not there, not whole, damaged, of another version, of
-      another task or of another vocabulary.
+    errors.UserError: it is not there, not whole, damaged, of another version,
+      of another task or of another vocabulary.
   """
-  if '://' in os.fspath(folder):
-    raise UserError(
+  if paths.is_remote(folder):
+    raise errors.UserError(
       f'PREPARED_DATA is {os.fspath(folder)!r}, and training reads prepared'
       ' data as files: mount the bucket (Cloud Storage FUSE) and give the'
       ' folder, or copy the set to a disk.'
@@ -68,7 +68,7 @@ def load(
   path = pathlib.Path(folder).expanduser()
   info = _read_info(path)
   if task is not None and task != info.task:
-    raise UserError(
+    raise errors.UserError(
       f'The set in {path} was prepared from the task {info.task!r} and'
       f' MIXTURE_OR_TASK_NAME is {task!r}: give the folder of that task, or set'
       ' MIXTURE_OR_TASK_NAME to None.'
@@ -79,7 +79,7 @@ def load(
     for file, size in expected:
       found = _size(path / file)
       if found != size:
-        raise UserError(
+        raise errors.UserError(
           f'The file {path / file} is damaged (it has {found} bytes instead of'
           f' {size}): remove {path} and {_AGAIN}.'
         )
@@ -104,7 +104,7 @@ def _read_info(path: pathlib.Path) -> prepared_info.Info:
     data = (path / INFO).read_bytes()
   except OSError as error:
     half = ' (begun there, but not finished)' if path.is_dir() else ''
-    raise UserError(
+    raise errors.UserError(
       f'The folder {path} holds no whole set of prepared data{half}: write one'
       ' with python -m t5x_variants.prepare_data --gin_file=gin/data/X.gin'
       f' --output={path}.'
@@ -114,7 +114,7 @@ def _read_info(path: pathlib.Path) -> prepared_info.Info:
   with contextlib.suppress(ValueError, AttributeError):
     version = json.loads(data).get('format', version)
   if version not in known:
-    raise UserError(
+    raise errors.UserError(
       f'The file {path / INFO} has format {version!r} and this version of'
       f' t5x_variants reads {known[0]} and {known[1]}: {_AGAIN} into another'
       ' folder.'
@@ -122,7 +122,7 @@ def _read_info(path: pathlib.Path) -> prepared_info.Info:
   try:
     return prepared_info.from_json(data)
   except ValueError as error:
-    raise UserError(
+    raise errors.UserError(
       f'The file {path / INFO} is damaged or was not written by prepare_data'
       f' ({error}): remove the folder and {_AGAIN}.'
     ) from error
@@ -143,7 +143,7 @@ def _check_vocabulary(
   except OSError:
     model = b''
   if vocabulary.hashed(model) != vocabulary.hash:
-    raise UserError(
+    raise errors.UserError(
       f'The file {path / (vocabulary.file or INFO)} is not the vocabulary that'
       f' the set was prepared with ({vocabulary.kind}, {vocabulary.vocab_size}'
       f' ids, SHA-256 {vocabulary.hash[:12]}): put that back, or {_AGAIN} into'
@@ -168,7 +168,7 @@ class Chunks:
     self, folder: str | os.PathLike, info: prepared_info.Info, split: str
   ):
     if split not in info.splits:
-      raise UserError(
+      raise errors.UserError(
         f'The split is {split!r}; the set in {os.fspath(folder)} has'
         f' {list(info.splits)}.'
       )
@@ -224,11 +224,11 @@ class Chunks:
       # Of a range: `read([record])` walks through the whole index.
       (data,) = reader.read(record, record + 1)
     except (OSError, RuntimeError, ValueError, IndexError) as error:
-      raise self._damaged(file, ' '.join(str(error).split())) from error
+      raise self._damaged(file, errors.reason(error)) from error
     return np.frombuffer(data, self._dtype)
 
-  def _damaged(self, file: pathlib.Path, why: str) -> UserError:
-    return UserError(
+  def _damaged(self, file: pathlib.Path, why: str) -> errors.UserError:
+    return errors.UserError(
       f'The file {file} is damaged ({why[:200]}): remove {self._folder} and'
       f' {_AGAIN}.'
     )

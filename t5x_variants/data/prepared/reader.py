@@ -20,12 +20,12 @@ import grain
 import numpy as np
 from etils import epath
 
+from t5x_variants import errors
 from t5x_variants.data.base import checked_json, positions
 from t5x_variants.data.prepared import format as prepared_set
 from t5x_variants.data.prepared import info as prepared_info
 from t5x_variants.data.prepared import order as rows
 from t5x_variants.data.tasks import noise
-from t5x_variants.errors import DamagedError, UserError
 
 # Batches ready before they are asked for.
 _AHEAD = 2
@@ -236,7 +236,7 @@ class Batches:
     """Goes on with the batch that followed when the position was saved."""
     path = epath.Path(directory) / _POSITION
     if not path.exists() and list(path.parent.glob('data-*.json')):
-      raise UserError(
+      raise errors.UserError(
         f'The data position in {path.parent} is that of a seqio task and this'
         ' run reads prepared data: take the gin/data file it was made with, or'
         ' start anew in another MODEL_DIR.'
@@ -266,8 +266,9 @@ class Batches:
       if not isinstance(before, dict):
         raise ValueError("'built_with' is no object")
     except (OSError, ValueError) as error:
-      raise DamagedError(
-        f'The data position cannot be read ({error}): {path} is damaged.'
+      raise errors.DamagedError(
+        f'The data position cannot be read ({errors.reason(error)}): {path} is '
+        'damaged.'
       ) from error
     return example, before
 
@@ -280,7 +281,7 @@ def _check_lengths(info: prepared_info.Info, lengths, folder) -> None:
     info.mean_noise_span_length,
   )
   if fits < info.chunk_length:
-    raise UserError(
+    raise errors.UserError(
       f'TASK_FEATURE_LENGTHS is {lengths!r}, which holds {fits} tokens of'
       f' text, and {os.fspath(folder)} was cut into chunks of'
       f' {info.chunk_length}, for {dict(info.task_feature_lengths)}: take'

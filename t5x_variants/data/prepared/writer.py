@@ -22,14 +22,14 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from array_record.python import array_record_module
 
+from t5x_variants import errors, paths
 from t5x_variants.data.base import positions
-from t5x_variants.data.base._tensorflow import reason_of, seqio, tf
+from t5x_variants.data.base._tensorflow import seqio, tf
 from t5x_variants.data.prepared import format as prepared_set
 from t5x_variants.data.prepared import info as prepared_info
 from t5x_variants.data.tasks import noise
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.data.tasks import span_corruption as corruption
-from t5x_variants.errors import UserError
 
 SPLITS = ('train', 'validation')
 PROGRESS = 'in-progress'
@@ -121,7 +121,7 @@ def _task(name: str) -> seqio.Task:
   try:
     return seqio.TaskRegistry.get(name)
   except ValueError as error:
-    raise UserError(
+    raise errors.UserError(
       f'MIXTURE_OR_TASK_NAME is {name!r}, which is no registered task: take a'
       ' file of gin/data, or import the module that registers it (a mixture is'
       ' prepared task by task).'
@@ -132,7 +132,7 @@ def _up_to_tokens(task: seqio.Task):
   """The preprocessors before span corruption, and its own options."""
   steps = [getattr(step, 'func', step) for step in task.preprocessors]
   if corruption.corrupt_spans not in steps:
-    raise UserError(
+    raise errors.UserError(
       f'The task {task.name!r} has no span corruption of t5x_variants'
       ' (tasks.span_corruption): only such tasks can be prepared, others are'
       ' read by seqio.'
@@ -142,7 +142,7 @@ def _up_to_tokens(task: seqio.Task):
   ends = all(feature.add_eos for feature in task.output_features.values())
   rest = steps[place + 1 :]
   if not ends or len(rest) != 1 or rest[0] not in _EOS_STEPS:
-    raise UserError(
+    raise errors.UserError(
       f'The task {task.name!r} does something else after span corruption than'
       ' to append EOS to inputs and targets: it cannot be prepared, but it can'
       ' be read by seqio.'
@@ -184,15 +184,15 @@ def _writing(output: str):
   try:
     yield
   except (OSError, RuntimeError, tf.errors.OpError) as error:
-    raise UserError(
-      f'Cannot write to {output}: {reason_of(error)}. What is whole is kept and'
-      ' the set does not count as prepared; free some space or make the folder'
-      ' writable, then run the same command again.'
+    raise errors.UserError(
+      f'Cannot write to {output}: {errors.reason(error)}. What is whole is'
+      ' kept and the set does not count as prepared; free some space or make'
+      ' the folder writable, then run the same command again.'
     ) from error
 
 
 def _put(path: str, data: bytes) -> None:
-  """Writes a file that is there as a whole or not at all."""
+  """`paths.write` on any storage that TensorFlow reaches."""
   temporary = f'{path}.{os.getpid()}'
   with tf.io.gfile.GFile(temporary, 'wb') as file:
     file.write(data)
@@ -209,7 +209,7 @@ def begin(work: Preparation) -> list[tuple[str, int]] | None:
     The shards that are missing; None where the whole set stands already.
 
   Raises:
-    UserError: the folder holds another set, or cannot be written.
+    errors.UserError: the folder holds another set, or cannot be written.
   """
   if tf.io.gfile.exists(work.path(prepared_set.INFO)):
     _finished_before(work)
@@ -222,7 +222,7 @@ def begin(work: Preparation) -> list[tuple[str, int]] | None:
     if tf.io.gfile.exists(path):
       begun = _begun(path)
       if begun != plan:
-        raise UserError(
+        raise errors.UserError(
           f'The folder {work.output} holds the beginning of another set'
           f' ({_difference(begun, plan)}): give another --output, or remove'
           ' the folder.'
@@ -241,7 +241,7 @@ def _begun(path: str) -> dict:
   try:
     return dict(json.loads(_bytes(path)))
   except (ValueError, TypeError) as error:
-    raise UserError(
+    raise errors.UserError(
       f'The file {path} is damaged: remove the folder and start again.'
     ) from error
 
@@ -251,14 +251,14 @@ def _finished_before(work: Preparation) -> None:
     data = _bytes(work.path(prepared_set.INFO))
     found = prepared_info.from_json(data).fields()
   except ValueError as error:
-    raise UserError(
+    raise errors.UserError(
       f'The file {work.path(prepared_set.INFO)} is damaged or of another'
       f' version ({error}): give another --output, or remove the folder.'
     ) from error
   wanted = work.info.fields()
   same: dict = {'splits': {}, 'libraries': {}}
   if found | same != wanted | same:
-    raise UserError(
+    raise errors.UserError(
       f'The folder {work.output} holds another set'
       f' ({_difference(found | same, wanted | same)}): give another --output,'
       ' or remove the folder.'
@@ -292,7 +292,7 @@ def write_shard(
   )
   name = prepared_set.shard_file(split, index, work.shards[split])
   with contextlib.ExitStack() as stack:
-    where, remote = work.path(PROGRESS), '://' in work.output
+    where, remote = work.path(PROGRESS), paths.is_remote(work.output)
     if remote:
       where = stack.enter_context(tempfile.TemporaryDirectory())
     temporary = os.path.join(where, f'{name}.{os.getpid()}')
@@ -363,10 +363,10 @@ def _documents(
       tokens, ends = lot.values.numpy(), lot.row_splits.numpy()
       yield from np.split(tokens, ends[1:-1])
   except tf.errors.OpError as error:
-    raise UserError(
+    raise errors.UserError(
       f'The documents of {work.info.task}, split {split!r}, cannot be read:'
-      f' {reason_of(error)}. What is whole is kept; check the files, then run'
-      ' the same command again.'
+      f' {errors.reason(error)}. What is whole is kept; check the files,'
+      ' then run the same command again.'
     ) from error
 
 
@@ -406,7 +406,7 @@ def _finish_split(work: Preparation, split: str) -> prepared_info.Split:
       checksum = zlib.crc32(data, checksum)
       file.write(data)
   if not tokens:
-    raise UserError(
+    raise errors.UserError(
       f'The task {work.info.task!r} has no example in the split {split!r}: its'
       ' documents are too few or too short.'
     )

@@ -10,9 +10,9 @@ prediction that is none stays what it is, and metrics count it as wrong.
 import functools
 import inspect
 
+from t5x_variants import errors
 from t5x_variants.data.tasks import metrics as scores
 from t5x_variants.data.text import documents
-from t5x_variants.errors import UserError
 
 _ARGUMENTS = (['targets', 'predictions'], ['targets', 'scores'])
 
@@ -34,7 +34,7 @@ def as_text(text, *, example=None, is_target: bool = False, labels=None) -> str:
     text = text.decode('utf-8', 'replace')
   text = text.strip()
   if is_target and labels is not None and text not in labels:
-    raise UserError(_outside(text, 'A target', labels))
+    raise errors.UserError(_outside(text, 'A target', labels))
   return text
 
 
@@ -50,19 +50,22 @@ def check_labels(labels, source) -> None:
     source: of `corpora.pairs`, or any other, of which nothing is read.
 
   Raises:
-    UserError: no labels, or a target outside them; it names file and line.
+    errors.UserError: no labels, or a target outside them; it names file and
+      line.
   """
   if isinstance(labels, str) or not all(isinstance(x, str) for x in labels):
-    raise UserError(f'LABELS is {labels!r}; it must be a list of strings.')
+    raise errors.UserError(
+      f'LABELS is {labels!r}; it must be a list of strings.'
+    )
   if len(set(labels)) < 2:
-    raise UserError(f'LABELS is {labels!r}; it must name two or more.')
+    raise errors.UserError(f'LABELS is {labels!r}; it must name two or more.')
   if not hasattr(source, 'numbered_documents'):
     return
   for path, line, document in source.numbered_documents():
     target = document.decode().split(documents.SEPARATOR)[1]
     if target not in labels:
       what = f'In {path}, line {line}, the target'
-      raise UserError(_outside(target, what, labels))
+      raise errors.UserError(_outside(target, what, labels))
 
 
 def metrics(metric_fns, labels=None) -> tuple:
@@ -76,7 +79,7 @@ def metrics(metric_fns, labels=None) -> tuple:
     The functions.
 
   Raises:
-    UserError: an unknown name, or a function that seqio could not call.
+    errors.UserError: an unknown name, or a function that seqio could not call.
   """
   if isinstance(metric_fns, str):
     metric_fns = [metric_fns]
@@ -92,7 +95,7 @@ def metrics(metric_fns, labels=None) -> tuple:
       and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     ]
     if needed not in _ARGUMENTS:
-      raise UserError(
+      raise errors.UserError(
         f'The metric {name_of(metric)} takes {needed}; it must be a function of'
         ' (targets, predictions), such as those of data.tasks.metrics, or of'
         ' (targets, scores).'

@@ -19,12 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from t5x_variants import errors
 from t5x_variants.data.base import positions
 from t5x_variants.data.base._tensorflow import tf
 from t5x_variants.data.tasks import answers
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.data.text import texts
-from t5x_variants.errors import UserError
 
 _logger = logging.getLogger('t5x_variants')
 
@@ -92,8 +92,8 @@ class Examples:
     """The task's metrics of a text for each example.
 
     Raises:
-      UserError: there are more or fewer texts than examples, or two metrics
-        have one name.
+      errors.UserError: there are more or fewer texts than examples, or two
+        metrics have one name.
     """
     self._check_count('predictions', predictions)
     predicted = self._judged(predictions, is_target=False)
@@ -105,15 +105,15 @@ class Examples:
     """The task's metrics of the log-likelihood of each target, in nats.
 
     Raises:
-      UserError: there are more or fewer scores than examples, or two metrics
-        have one name.
+      errors.UserError: there are more or fewer scores than examples, or two
+        metrics have one name.
     """
     self._check_count('scores', scores)
     return self._values(self.score_metric_fns, np.asarray(scores))
 
   def _check_count(self, what: str, given: Sequence | np.ndarray) -> None:
     if len(given) != len(self):
-      raise UserError(
+      raise errors.UserError(
         f'There are {len(given)} {what} and {len(self)} examples of'
         f' {self.name}: give one for each, in the order of the split.'
       )
@@ -124,7 +124,7 @@ class Examples:
     for metric_fn in metric_fns:
       for name, value in metric_fn(self._judged_targets, given).items():
         if name in found:
-          raise UserError(
+          raise errors.UserError(
             f'The task {self.name} has two metrics called {name!r}: give one of'
             ' them another name.'
           )
@@ -173,7 +173,7 @@ def open_split(
     One for each task, by name.
 
   Raises:
-    UserError: no such task or split, or a task has no example in it.
+    errors.UserError: no such task or split, or a task has no example in it.
   """
   found = tasks.get(mixture_or_task_name)
   chosen = tasks.of_split(found, split)
@@ -203,7 +203,7 @@ def _read(task, lengths, split: str, seed: int, count: int | None) -> list:
   dataset = dataset.with_options(options)
   examples = list(itertools.islice(dataset.as_numpy_iterator(), count))
   if not examples:
-    raise UserError(
+    raise errors.UserError(
       f'The split {split!r} of {task.name} has no example: name another one, or'
       ' check the files it is read from.'
     )

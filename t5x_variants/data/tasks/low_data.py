@@ -19,9 +19,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from t5x_variants import errors
 from t5x_variants.data.base._tensorflow import seqio, tf
 from t5x_variants.data.tasks import registry as tasks
-from t5x_variants.errors import UserError, check_positive
 
 _as_is = tf.autograph.experimental.do_not_convert
 SPLITS = ('train', 'validation', 'test')
@@ -50,16 +50,18 @@ def task(
     The name of the new task.
 
   Raises:
-    UserError: no such task or split, or a mixture, whose tasks are to be
+    errors.UserError: no such task or split, or a mixture, whose tasks are to be
       tuned one by one.
   """
   if not isinstance(seed, int):
-    raise UserError(f'LOW_DATA_SEED is {seed!r}; it must be a whole number.')
-  check_positive('LOW_DATA_TRAIN', train_examples)
-  check_positive('LOW_DATA_VALIDATION', validation_examples)
+    raise errors.UserError(
+      f'LOW_DATA_SEED is {seed!r}; it must be a whole number.'
+    )
+  errors.check_positive('LOW_DATA_TRAIN', train_examples)
+  errors.check_positive('LOW_DATA_VALIDATION', validation_examples)
   found = tasks.get(mixture_or_task_name)
   if not isinstance(found, seqio.Task):
-    raise UserError(
+    raise errors.UserError(
       f'MIXTURE_OR_TASK_NAME is {mixture_or_task_name!r}, which is a mixture:'
       ' the low-data protocol is of one task a run, so take one of'
       f' {[t.name for t in found.tasks]}.'
@@ -67,7 +69,7 @@ def task(
   test_splits = [test_split] if isinstance(test_split, str) else [*test_split]
   for split in (train_split, *test_splits):
     if split not in found.splits:
-      raise UserError(
+      raise errors.UserError(
         f'The split is {split!r}; {mixture_or_task_name} has'
         f' {sorted(found.splits)}.'
       )
@@ -167,7 +169,7 @@ class Drawn(seqio.DataSource):
     dataset = self._source.get_dataset(split=self._train_split, shuffle=False)
     spec = dataset.element_spec
     if not all(isinstance(s, tf.TensorSpec) for s in tf.nest.flatten(spec)):
-      raise UserError(
+      raise errors.UserError(
         'The examples have ragged or sparse tensors, which cannot be drawn:'
         ' make them dense in the task.'
       )
@@ -183,7 +185,7 @@ class Drawn(seqio.DataSource):
 
     lowest = heapq.nsmallest(wanted, numbered())
     if len(lowest) < wanted:
-      raise UserError(
+      raise errors.UserError(
         f'The split {self._train_split!r} has {len(lowest)} examples and'
         f' {wanted} are to be drawn: lower LOW_DATA_TRAIN or'
         ' LOW_DATA_VALIDATION.'

@@ -30,7 +30,7 @@ import string
 
 import numpy as np
 
-from t5x_variants.errors import UserError
+from t5x_variants import errors
 
 _ARTICLES = re.compile(r'\b(a|an|the)\b')
 _NO_PUNCTUATION = str.maketrans('', '', string.punctuation)
@@ -50,18 +50,20 @@ def get(name: str, labels=None):
     A function of (targets, predictions).
 
   Raises:
-    UserError: an unknown name, or labels that are missing.
+    errors.UserError: an unknown name, or labels that are missing.
   """
   known = (accuracy, matthews, pearson, spearman, bleu, rouge, f1, macro_f1)
   named = {function.__name__: function for function in known}
   if name not in named:
-    raise UserError(
+    raise errors.UserError(
       f'There is no metric {name!r}: choose from {sorted(named)}.'
     )
   count = len(labels or ())
   if (name == 'f1' and count != 2) or (name == 'macro_f1' and not count):
     wanted = 'two labels' if name == 'f1' else 'labels'
-    raise UserError(f'The metric {name!r} needs {wanted}, not {labels!r}.')
+    raise errors.UserError(
+      f'The metric {name!r} needs {wanted}, not {labels!r}.'
+    )
   if name == 'f1':
     return functools.partial(f1, positive=labels[1], negative=labels[0])
   if name == 'macro_f1':
@@ -72,12 +74,12 @@ def get(name: str, labels=None):
 def check_lengths(targets, predictions) -> None:
   """Refuses lists that cannot be compared one by one."""
   if len(targets) != len(predictions):
-    raise UserError(
+    raise errors.UserError(
       f'There are {len(predictions)} predictions for {len(targets)} targets:'
       ' give one for each, in the same order.'
     )
   if not len(targets):
-    raise UserError(
+    raise errors.UserError(
       'There are no targets and no predictions, so there is nothing to score.'
     )
 
@@ -195,7 +197,7 @@ def squad(targets, predictions) -> dict[str, float]:
   exact, shared = [], []
   for golds, text in zip(targets, predictions, strict=True):
     if isinstance(golds, str) or not len(golds):
-      raise UserError(
+      raise errors.UserError(
         f'A target of squad is {golds!r}; give a list of one answer or more.'
       )
     text = normalized(text)
@@ -247,7 +249,9 @@ def bleu(targets, predictions) -> dict[str, float]:
   check_lengths(targets, predictions)
   golds = [[x] if isinstance(x, str) else list(x) for x in targets]
   if not all(golds):
-    raise UserError('A target of bleu has no reference: give one or more each.')
+    raise errors.UserError(
+      'A target of bleu has no reference: give one or more each.'
+    )
   # The i-th references of all; sacreBLEU leaves out a None.
   most = max(map(len, golds))
   streams: list = [
@@ -284,7 +288,7 @@ def rouge(targets, predictions, use_stemmer: bool = False) -> dict[str, float]:
 
 def _check_labels(targets, labels) -> None:
   if outside := sorted(set(targets) - set(labels)):
-    raise UserError(
+    raise errors.UserError(
       f'A target is {outside[0]!r}; the labels of the task are {list(labels)}.'
     )
 

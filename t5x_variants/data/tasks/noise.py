@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from t5x_variants.errors import UserError
+from t5x_variants import errors
 
 # One token cannot be partly hidden: shorter chunks teach nothing.
 MIN_CHUNK = 2
@@ -43,12 +43,12 @@ _64_BITS = 2**64 - 1
 def check_noise(noise_density: float, mean_noise_span_length: float) -> None:
   """Refuses a density outside (0, 1) and a mean span shorter than a token."""
   if not 0.0 < noise_density < 1.0:
-    raise UserError(
+    raise errors.UserError(
       f'The noise_density is {noise_density!r}; the share of hidden tokens must'
       ' lie strictly between 0 and 1 (T5 has 0.15).'
     )
   if not mean_noise_span_length >= 1.0:
-    raise UserError(
+    raise errors.UserError(
       f'The mean_noise_span_length is {mean_noise_span_length!r}; a hidden span'
       ' has at least 1 token (T5 has 3.0).'
     )
@@ -98,7 +98,7 @@ def chunk_length(
       break
     length += 1
   if length < MIN_CHUNK:
-    raise UserError(
+    raise errors.UserError(
       f'Inputs of {inputs_length} and targets of {targets_length} tokens have'
       f' no room for span corruption at noise_density {noise_density}: the'
       ' shortest example takes 3 of each.'

@@ -19,11 +19,11 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+from t5x_variants import errors
 from t5x_variants.data.base._tensorflow import seqio, tf
 from t5x_variants.data.tasks import answers, noise
 from t5x_variants.data.tasks import span_corruption as corruption
 from t5x_variants.data.text import documents
-from t5x_variants.errors import UserError
 
 _as_is = tf.autograph.experimental.do_not_convert
 _logger = logging.getLogger('t5x_variants')
@@ -93,24 +93,24 @@ def vocabulary(
     seqio's vocabulary.
 
   Raises:
-    UserError: no such task or feature, or more ids than the model has.
+    errors.UserError: no such task or feature, or more ids than the model has.
   """
   if mixture_or_task_name is None:
-    raise UserError(
+    raise errors.UserError(
       'MIXTURE_OR_TASK_NAME is None: prepared data (gin/data/prepared.gin) is'
       ' read by t5x_variants.train only; give t5x the file it was prepared'
       ' from, such as gin/data/embedded.gin or gin/data/text_files.gin.'
     )
   task = get(mixture_or_task_name)
   if feature not in task.output_features:
-    raise UserError(
+    raise errors.UserError(
       f'The task {mixture_or_task_name} has no feature {feature!r}, but'
       f' {sorted(task.output_features)}: an encoder-decoder needs inputs and'
       ' targets.'
     )
   found = task.output_features[feature].vocabulary
   if vocab_size is not None and found.vocab_size > vocab_size:
-    raise UserError(
+    raise errors.UserError(
       f'The vocabulary of {mixture_or_task_name} has {found.vocab_size} ids,'
       f' but the model VOCAB_SIZE={vocab_size}: set --gin.VOCAB_SIZE to at'
       ' least that, better to the next multiple of 128.'
@@ -119,11 +119,11 @@ def vocabulary(
 
 
 def get(mixture_or_task_name: str):
-  """The task or mixture registered by that name; a UserError without one."""
+  """The task or mixture of that name; without one, a `UserError`."""
   try:
     return seqio.get_mixture_or_task(mixture_or_task_name)
   except ValueError as error:
-    raise UserError(
+    raise errors.UserError(
       f'MIXTURE_OR_TASK_NAME is {mixture_or_task_name!r}, which is not'
       ' registered: take a file of gin/data, or import the module that'
       ' registers it.'
@@ -142,14 +142,14 @@ def of_split(found, split: str) -> list:
     split: such as 'train' or 'validation'.
 
   Raises:
-    UserError: no task has that split, or they lack inputs or targets.
+    errors.UserError: no task has that split, or they lack inputs or targets.
   """
   if split not in found.splits:
-    raise UserError(
+    raise errors.UserError(
       f'The split is {split!r}; {found.name} has {sorted(found.splits)}.'
     )
   if missing := {'inputs', 'targets'} - set(found.output_features):
-    raise UserError(
+    raise errors.UserError(
       f'The task {found.name} has no feature {min(missing)!r}, but'
       f' {sorted(found.output_features)}: an encoder-decoder needs inputs and'
       ' targets.'
@@ -209,7 +209,7 @@ def span_corruption(
   """
   noise.check_noise(noise_density, mean_noise_span_length)
   if not isinstance(documents_joined, int) or documents_joined < 1:
-    raise UserError(
+    raise errors.UserError(
       f'The documents_joined is {documents_joined!r}; it must be 1 or more.'
     )
   return _register(
@@ -262,8 +262,8 @@ def text_to_text(
     The name of the task.
 
   Raises:
-    UserError: a target outside the labels, a function that is no metric, or
-      another task of that name.
+    errors.UserError: a target outside the labels, a function that is no metric,
+      or another task of that name.
   """
   if labels is not None:
     answers.check_labels(labels, source)
@@ -384,7 +384,7 @@ def _register(
     )
   if name in seqio.TaskRegistry.names():
     if _MADE_OF.get(name) != made_of:
-      raise UserError(
+      raise errors.UserError(
         f'A task named {name!r} exists and was made of something else: give'
         f' {kind} another name, or none.'
       )

@@ -6,10 +6,10 @@ gives the same example whoever drew it. Every draw is stateless and seeded by
 seqio, so that a run can be repeated and resumed.
 """
 
+from t5x_variants import errors
 from t5x_variants.data.base._tensorflow import seqio, tf
 from t5x_variants.data.tasks import noise
 from t5x_variants.data.text import vocabularies
-from t5x_variants.errors import UserError
 
 # Nothing here is for AutoGraph to rewrite, which takes seconds.
 _as_is = tf.autograph.experimental.do_not_convert
@@ -128,7 +128,7 @@ def check_sentinels(
   )
   available = vocabularies.num_sentinels(vocabulary)
   if available < needed:
-    raise UserError(
+    raise errors.UserError(
       f'The vocabulary has {available} sentinels (extra_ids) and chunks of'
       f' {length} tokens need {needed}: raise extra_ids to {needed} or more,'
       ' or take shorter inputs and targets.'
@@ -158,7 +158,7 @@ def corrupt_spans(
     A dataset of 'inputs' and 'targets', without EOS.
   """
   if not sequence_length or not {'inputs', 'targets'} <= set(sequence_length):
-    raise UserError(
+    raise errors.UserError(
       f'TASK_FEATURE_LENGTHS is {sequence_length!r}; span corruption needs'
       " those of 'inputs' and 'targets', which say how much text fills an"
       ' example.'

@@ -13,11 +13,11 @@ what a document is and what is skipped in `documents`.
 import os
 from collections.abc import Sequence
 
-from t5x_variants.data.base._tensorflow import reason_of, seqio, tf
+from t5x_variants import errors
+from t5x_variants.data.base._tensorflow import seqio, tf
 from t5x_variants.data.text import documents as documents_lib
 from t5x_variants.data.text import embedded as embedded_lib
 from t5x_variants.data.text import sources
-from t5x_variants.errors import UserError
 
 
 def expand(pattern, what: str) -> tuple[str, ...]:
@@ -31,7 +31,7 @@ def expand(pattern, what: str) -> tuple[str, ...]:
     Paths, sorted, each once.
 
   Raises:
-    UserError: a pattern that matches no file, or is a folder, or no text.
+    errors.UserError: a pattern matches no file, is a folder, or is no text.
   """
   one = isinstance(pattern, str | os.PathLike)
   patterns = [pattern] if one else pattern
@@ -40,7 +40,7 @@ def expand(pattern, what: str) -> tuple[str, ...]:
     or not isinstance(patterns, list | tuple)
     or not all(isinstance(each, str | os.PathLike) for each in patterns)
   ):
-    raise UserError(
+    raise errors.UserError(
       f'{what} is {pattern!r}; it must be a file, a glob or a list of them, in'
       ' quotes.'
     )
@@ -49,18 +49,18 @@ def expand(pattern, what: str) -> tuple[str, ...]:
     try:
       path = os.path.expanduser(glob)
       if tf.io.gfile.isdir(path):
-        raise UserError(
+        raise errors.UserError(
           f'{what} is {glob!r}, which is a folder: name the files in it, such'
           f" as '{glob.rstrip('/')}/*.txt'."
         )
       found = tf.io.gfile.glob(path)
       found = [path for path in found if not os.path.isdir(path)]
     except tf.errors.OpError as error:
-      raise UserError(
-        f'{what} is {glob!r}, which cannot be read: {reason_of(error)}.'
+      raise errors.UserError(
+        f'{what} is {glob!r}, which cannot be read: {errors.reason(error)}.'
       ) from error
     if not found:
-      raise UserError(
+      raise errors.UserError(
         f'{what} is {glob!r}, which matches no file: give an existing file or a'
         " glob such as '/data/*.txt', in quotes."
       )
@@ -81,7 +81,7 @@ def _files_source(
   if not isinstance(validation_fraction, float | int) or not (
     0.0 < validation_fraction < 1.0
   ):
-    raise UserError(
+    raise errors.UserError(
       f'VALIDATION_FRACTION is {validation_fraction!r}; the share of documents'
       ' kept for validation must lie strictly between 0 and 1.'
     )
@@ -89,7 +89,7 @@ def _files_source(
   if validation_pattern is not None:
     files['validation'] = expand(validation_pattern, macros[1])
     if both := sorted(set(files['train']) & set(files['validation'])):
-      raise UserError(
+      raise errors.UserError(
         f'The file {both[0]!r} is matched by {macros[0]} and by {macros[1]}: it'
         ' can serve one of them.'
       )
@@ -126,7 +126,9 @@ def text_files(
   """
   formats = [text for text in documents_lib.FORMATS if text != 'json']
   if document not in formats:
-    raise UserError(f'DOCUMENT is {document!r}; choose one of {formats}.')
+    raise errors.UserError(
+      f'DOCUMENT is {document!r}; choose one of {formats}.'
+    )
   return _files_source(
     'text_files',
     pattern,
@@ -210,7 +212,7 @@ def tfds(
     The data source; the dataset is looked up when it is first read.
   """
   if ':' not in name:
-    raise UserError(
+    raise errors.UserError(
       f'TFDS_NAME is {name!r}, which has no version: write it as in'
       ' c4/en:3.1.0, so that a run can be repeated.'
     )

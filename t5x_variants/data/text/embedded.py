@@ -14,10 +14,9 @@ import pathlib
 import platform
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
-from t5x_variants.errors import UserError
+from t5x_variants import errors, paths
 
 _log = logging.getLogger('t5x_variants')
 # Raise it when the rules below change: other documents, other cache file.
@@ -106,24 +105,17 @@ def cached(name: str, build: Callable[[], Iterable[str]]) -> str:
     Its path.
 
   Raises:
-    UserError: the cache folder cannot be written.
+    errors.UserError: the cache folder cannot be written.
   """
   path = cache_folder() / name
   if path.exists():
     return str(path)
   _log.info('building %s', path)
-  parts = build()
+  text = ''.join(build())
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Complete under its final name, or not at all: many may build at once.
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-      with open(descriptor, 'w', encoding='utf-8') as file:
-        file.writelines(parts)
-      os.replace(temporary, path)
-    except BaseException:
-      os.unlink(temporary)
-      raise
+    # As a whole or not at all: many processes may build it at once.
+    paths.write(path, text)
   except OSError as error:
     raise not_kept(path.parent, error) from error
   return str(path)
@@ -135,7 +127,7 @@ def cached_file() -> str:
   def lines() -> Iterator[str]:
     texts = documents()
     if not texts:
-      raise UserError(
+      raise errors.UserError(
         'This Python has neither help topics nor library sources to read: use'
         ' your own text (gin/data/text_files.gin).'
       )
@@ -144,9 +136,10 @@ def cached_file() -> str:
   return cached(f'embedded-{edition(BUILDER_VERSION)}.jsonl', lines)
 
 
-def not_kept(folder: pathlib.Path, error: OSError) -> UserError:
+def not_kept(folder: pathlib.Path, error: OSError) -> errors.UserError:
   """The sentence for a cache folder that cannot be written."""
-  return UserError(
-    f'The embedded corpus cannot be kept in {folder} ({error}): set'
-    ' XDG_CACHE_HOME to a folder that can be written.'
+  return errors.UserError(
+    f'The embedded corpus cannot be kept in {folder}'
+    f' ({errors.reason(error)}): set XDG_CACHE_HOME to a folder that can be'
+    ' written.'
   )

@@ -17,9 +17,9 @@ import threading
 
 import numpy as np
 
-from t5x_variants.data.base._tensorflow import reason_of, seqio, tf, tfds
+from t5x_variants import errors, paths
+from t5x_variants.data.base._tensorflow import seqio, tf, tfds
 from t5x_variants.data.text import documents as documents_lib
-from t5x_variants.errors import UserError
 
 # Bytes of text held in memory: the corpus's own cost on every host.
 IN_MEMORY = 1 << 25
@@ -40,7 +40,7 @@ _logger = logging.getLogger('t5x_variants')
 
 
 def _open(path: str):
-  if '://' in path:
+  if paths.is_remote(path):
     return tf.io.gfile.GFile(path, 'rb')
   return documents_lib.local_open(path)
 
@@ -51,9 +51,9 @@ def _reading(path: str):
   try:
     yield
   except (OSError, tf.errors.OpError) as error:
-    raise UserError(
-      f'The file {path!r} cannot be read: {reason_of(error)}. It was there when'
-      ' the pattern was looked up; put it back, or start again without it.'
+    raise errors.UserError(
+      f'The file {path!r} cannot be read: {errors.reason(error)}. It was there'
+      ' when the pattern was looked up; put it back, or start again without it.'
     ) from error
 
 
@@ -93,7 +93,7 @@ class DocumentSource(seqio.DataSource):
     """Bytes of a split's files, but for those elsewhere: asking takes time."""
     found = 0
     for path in self.list_shards(split):
-      if '://' not in path:
+      if not paths.is_remote(path):
         with _reading(path):
           found += os.path.getsize(path)
     return found
@@ -139,7 +139,9 @@ class DocumentSource(seqio.DataSource):
     """Whether the files of a split fit in memory; refuses useless ones."""
     files = self.list_shards(split)
     # A file elsewhere is streamed, whatever its size.
-    small = self.size(split) <= IN_MEMORY and not any('://' in x for x in files)
+    small = self.size(split) <= IN_MEMORY and not any(
+      map(paths.is_remote, files)
+    )
     skipped: collections.Counter = collections.Counter()
     held = usable = 0
     for found in self._blocks(split, skipped):
@@ -150,7 +152,7 @@ class DocumentSource(seqio.DataSource):
         return False
     what = ', '.join(f'{n} {reason}' for reason, n in sorted(skipped.items()))
     if not usable:
-      raise UserError(
+      raise errors.UserError(
         f'None of the {len(files)} files of {self.name} holds a usable'
         f' document (skipped: {what or "nothing but white space"}): check the'
         f' files, {files[0]!r} for one.'
@@ -171,7 +173,7 @@ class DocumentSource(seqio.DataSource):
     for found in self._blocks(split, collections.Counter()):
       kept.extend(self._of_split(split, found))
     if not kept:
-      raise UserError(
+      raise errors.UserError(
         f'The source {self.name} has no document for the split {split!r}: raise'
         f' VALIDATION_FRACTION, which is {self._fraction}, or name files of its'
         ' own (VALIDATION_FILES or VALIDATION_PAIRS).'
@@ -237,7 +239,7 @@ class DocumentSource(seqio.DataSource):
     """Documents of a split; see seqio.DataSource."""
     del unused
     if split not in self.splits:
-      raise UserError(
+      raise errors.UserError(
         f'The split is {split!r}; {self.name} has {list(self.splits)}.'
       )
     shard = shard_info or seqio.ShardInfo(0, 1)
@@ -255,10 +257,10 @@ class DocumentSource(seqio.DataSource):
     if len(files) % num_shards == 0 or len(files) >= 8 * num_shards:
       # Whole files, so that each is read by one host; about as many a host.
       files, shard = files[shard.index :: num_shards], seqio.ShardInfo(0, 1)
-    paths = tf.data.Dataset.from_tensor_slices(files)
+    names = tf.data.Dataset.from_tensor_slices(files)
     if shuffle:
-      paths = paths.shuffle(len(files), seed=seed)
-    texts = paths.interleave(
+      names = names.shuffle(len(files), seed=seed)
+    texts = names.interleave(
       _as_is(lambda path: self._stream(path, split, shard)),
       cycle_length=FILES_AT_A_TIME if shuffle else 1,
       block_length=1,
@@ -292,9 +294,9 @@ class TfdsSource(seqio.TfdsDataSource):
       found = tuple(builder.info.splits)
     except _TFDS_ERRORS as error:
       why = (str(error).splitlines() or [repr(error)])[0]
-      raise UserError(f'TFDS cannot open {name!r}: {why}.') from error
+      raise errors.UserError(f'TFDS cannot open {name!r}: {why}.') from error
     if not found:
-      raise UserError(
+      raise errors.UserError(
         f'The dataset {name} is not prepared in'
         f' {folder or "~/tensorflow_datasets"}: point TFDS_DATA_DIR at the'
         ' folder that holds it, or read the files it is made of (of C4:'
@@ -318,7 +320,7 @@ class TfdsSource(seqio.TfdsDataSource):
     if field is None:
       return dataset
     if field not in dataset.element_spec:
-      raise UserError(
+      raise errors.UserError(
         f'The dataset {self._where[0]} has no feature {field!r}: choose one of'
         f' {sorted(dataset.element_spec)}.'
       )

@@ -11,8 +11,8 @@ import re
 
 import numpy as np
 
+from t5x_variants import errors
 from t5x_variants.data.base._tensorflow import seqio
-from t5x_variants.errors import UserError
 
 _SENTINEL = re.compile(r'<extra_id_(\d+)>')
 
@@ -21,7 +21,8 @@ def encode(vocabulary: seqio.Vocabulary, text: str) -> list[int]:
   """Ids of a text, without EOS.
 
   Raises:
-    UserError: the text names a sentinel that the vocabulary does not have.
+    errors.UserError: the text names a sentinel that the vocabulary does not
+      have.
   """
   ids: list[int] = []
   # Text and the numbers of sentinels, in turn.
@@ -31,7 +32,7 @@ def encode(vocabulary: seqio.Vocabulary, text: str) -> list[int]:
     elif int(part) < (vocabulary.extra_ids or 0):
       ids.append(vocabulary.vocab_size - 1 - int(part))
     else:
-      raise UserError(
+      raise errors.UserError(
         f'The text has <extra_id_{part}> and the vocabulary has'
         f' {vocabulary.extra_ids or 0} sentinels, numbered from 0: use these.'
       )

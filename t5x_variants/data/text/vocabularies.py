@@ -9,8 +9,8 @@ import re
 
 from google.protobuf import message
 
-from t5x_variants.data.base._tensorflow import reason_of, seqio, tf
-from t5x_variants.errors import UserError
+from t5x_variants import errors
+from t5x_variants.data.base._tensorflow import seqio, tf
 
 # T5's own: one sentinel for each span that 568 tokens can lose, and to spare.
 EXTRA_IDS = 100
@@ -20,7 +20,7 @@ _SENTINEL = re.compile(r'\W?<extra_id_(\d+)>')
 def byte(extra_ids: int = EXTRA_IDS) -> seqio.ByteVocabulary:
   """UTF-8 bytes: padding, EOS, unknown, 256 bytes, then the sentinels."""
   if not isinstance(extra_ids, int) or extra_ids < 1:
-    raise UserError(
+    raise errors.UserError(
       f'The extra_ids is {extra_ids!r}; a vocabulary for span corruption needs'
       ' 1 sentinel or more (T5 has 100).'
     )
@@ -41,18 +41,19 @@ def sentence_piece(
     The vocabulary; the file is known to exist.
   """
   if not isinstance(extra_ids, int) or extra_ids < 0:
-    raise UserError(
+    raise errors.UserError(
       f'The extra_ids is {extra_ids!r}; take 100, as T5 does, or 0 for a model'
       ' file that ends in sentinels of its own.'
     )
   try:
     exists = tf.io.gfile.exists(path)
   except tf.errors.OpError as error:
-    raise UserError(
-      f'The SentencePiece model {path!r} cannot be reached: {reason_of(error)}.'
+    raise errors.UserError(
+      f'The SentencePiece model {path!r} cannot be reached:'
+      f' {errors.reason(error)}.'
     ) from error
   if not exists:
-    raise UserError(
+    raise errors.UserError(
       f'The SentencePiece model {path!r} does not exist: give the path of a'
       ' .model file, or use vocabularies.byte().'
     )
@@ -79,7 +80,7 @@ def num_sentinels(vocabulary) -> int:
     vocabulary: of seqio; a SentencePiece one is loaded here.
 
   Returns:
-    Their number; a vocabulary that cannot serve raises a UserError.
+    Their number; a vocabulary that cannot serve raises a errors.UserError.
   """
   extra_ids = vocabulary.extra_ids or 0
   if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
@@ -89,15 +90,15 @@ def num_sentinels(vocabulary) -> int:
     pieces = vocabulary.tokenizer
   except (RuntimeError, tf.errors.OpError, message.DecodeError) as error:
     if 'is already defined' in str(error):
-      raise UserError(
+      raise errors.UserError(
         f'The model {path!r} has sentinels of its own: set extra_ids=0 instead'
         f' of {extra_ids}.'
       ) from error
-    raise UserError(
-      f'The file {path!r} is no SentencePiece model: {reason_of(error)}.'
+    raise errors.UserError(
+      f'The file {path!r} is no SentencePiece model: {errors.reason(error)}.'
     ) from error
   if pieces.pad_id() != 0 or pieces.eos_id() < 1:
-    raise UserError(
+    raise errors.UserError(
       f'The model {path!r} has pad_id={pieces.pad_id()} and'
       f' eos_id={pieces.eos_id()}: padding must be 0 and EOS a token; train the'
       ' model with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1.'

@@ -1,4 +1,4 @@
-# Which files of the checkout go to the hosts: tools/launch_tpu.sh sources this
+# Which files of the checkout go to the hosts: tools/tpu/launch_tpu.sh sources this
 # file and sets `here`, the checkout's folder.
 # shellcheck shell=bash disable=SC2154
 

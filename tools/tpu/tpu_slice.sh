@@ -1,4 +1,4 @@
-# A slice of Cloud TPUs, by gcloud: tools/launch_tpu.sh sources this file and
+# A slice of Cloud TPUs, by gcloud: tools/tpu/launch_tpu.sh sources this file and
 # sets what is used here (NAME, SPOT, `place`, ...). Every call has a time limit.
 # shellcheck shell=bash disable=SC2154
 
@@ -90,12 +90,12 @@ insist() { # WHAT SECONDS ARGUMENTS...
   return 1
 }
 
-# tools/tpu_host.sh on one host or on all; WORKER is a number or all.
+# tools/tpu/tpu_host.sh on one host or on all; WORKER is a number or all.
 on_hosts() { # WORKER SECONDS ARGUMENTS...
   local worker=$1 limit=$2
   shift 2
   cloud "$limit" tpu-vm ssh "$NAME" "--worker=$worker" \
-    "--command=$(quoted bash t5x_variants/tools/tpu_host.sh "$@")"
+    "--command=$(quoted bash t5x_variants/tools/tpu/tpu_host.sh "$@")"
 }
 
 # --- the slice ---
@@ -156,7 +156,7 @@ look_at_node() {
 need_slice() {
   look
   if [ "$state" != READY ]; then
-    stop_with 1 "$command needs the slice $NAME in $ZONE, which is not ready: $cloud_says. bash tools/launch_tpu.sh create asks for it."
+    stop_with 1 "$command needs the slice $NAME in $ZONE, which is not ready: $cloud_says. bash tools/tpu/launch_tpu.sh create asks for it."
   fi
 }
 
@@ -230,7 +230,7 @@ delete() {
     sleep "$POLL"
     look
     if [ "$state" = UNKNOWN ]; then
-      stop_with 1 "Deletion was asked for, but its end was not seen: $cloud_says. Look: bash tools/launch_tpu.sh status."
+      stop_with 1 "Deletion was asked for, but its end was not seen: $cloud_says. Look: bash tools/tpu/launch_tpu.sh status."
     fi
   done
   say "Slice $NAME is given back."

@@ -1,4 +1,4 @@
-# The settings of tools/launch_tpu.sh, which sources this file: read from flags
+# The settings of tools/tpu/launch_tpu.sh, which sources this file: read from flags
 # and environment variables, and checked before anything is asked for.
 # shellcheck shell=bash disable=SC2034,SC2154
 

@@ -9,9 +9,9 @@ import json
 import pathlib
 from typing import NamedTuple
 
-import figures
 import tpu_programs
 
+from t5x_variants.analysis import pages, plots
 from t5x_variants.kernels import dispatch
 
 # What stores as much: x alone, or the outputs of the first matmuls too.
@@ -22,7 +22,7 @@ LIKE = {
 HEAD = 'chip model block D F shards form forward-MB backward-MB MB x-floor '
 HEAD += 'Mcycles matrix-unit saved-MB VMEM-MiB MB/XLA cycles/XLA cycles/best'
 HEAD = [cell.replace('-', ' ') for cell in HEAD.split()]
-BEGIN, END = '<!-- figures: tools/bench_ffn.py --all -->', '<!-- /figures -->'
+COMMAND = 'tools/kernels/bench_ffn.py --all'
 
 
 class Record(NamedTuple):
@@ -58,11 +58,9 @@ class Record(NamedTuple):
     return (low, low) if self.vmem else (low, high)
 
 
-def lines(records: list[Record]) -> list[str]:
-  """The table of one or more blocks, in markdown."""
-  table = [HEAD, ['---'] * len(HEAD)]
-  table += [cells(record, records) for record in records]
-  return [f'| {" | ".join(row)} |' for row in table]
+def table(records: list[Record]) -> str:
+  """The table of one or more blocks, in Markdown."""
+  return pages.markdown([HEAD, *(cells(record, records) for record in records)])
 
 
 class Ratios(NamedTuple):
@@ -150,35 +148,31 @@ def cells(record: Record, records: list[Record]) -> list[str]:
 
 
 def write(
-  records: list[Record], folder: pathlib.Path, table: pathlib.Path
+  records: list[Record], folder: pathlib.Path, chosen: pathlib.Path
 ) -> None:
   """Writes kernels.md, its pictures, and the table of choices."""
-  text = lines(records)
+  text = table(records)
   for chip in dict.fromkeys(record.chip for record in records):
     own = [record for record in records if record.chip == chip]
-    figures.save(picture(own), folder / f'kernels-{chip}.png')
-    text += ['', f'![{chip}](kernels-{chip}.png)']
-  page = folder / 'kernels.md'
-  before, rest = page.read_text(encoding='utf-8').split(BEGIN)
-  after = rest.split(END)[1]
-  inside = '\n'.join([BEGIN, '', *text, '', END])
-  page.write_text(f'{before}{inside}{after}', encoding='utf-8')
+    plots.save(picture(own), folder / f'kernels-{chip}.png')
+    text += f'\n\n![{chip}](kernels-{chip}.png)'
+  pages.fill(folder / 'kernels.md', COMMAND, text)
   rows = ',\n'.join(f'  {json.dumps(row)}' for row in choices(records))
-  table.write_text(f'[\n{rows}\n]\n', encoding='utf-8')
+  chosen.write_text(f'[\n{rows}\n]\n', encoding='utf-8')
 
 
 def picture(records: list[Record]):
   """Bars of bytes, and of cycles with their range, block by block."""
   forms = [form for pair in LIKE.items() for form in (pair[1][0], pair[0])]
   blocks = list(dict.fromkeys((r.model, r.block) for r in records))
-  drawn = figures.figure(8, 1.2 + 0.62 * len(blocks))
+  drawn = plots.figure(8, 1.2 + 0.62 * len(blocks))
   axes = drawn.subplots(1, 2, sharey=True)
   for at, block in enumerate(blocks):
     for index, form in enumerate(forms):
       own = [r for r in records if (r.model, r.block, r.form) == (*block, form)]
       for record in own:
         y = at + 0.19 * (index - 1.5)
-        style = {'height': 0.17, 'color': figures.COLOURS[index]}
+        style = {'height': 0.17, 'color': plots.COLOURS[index]}
         axes[0].barh(y, record.bytes / 1e9, **style)
         if record.cycles:
           low, high = (end / 1e6 for end in record.cycles)
@@ -189,7 +183,7 @@ def picture(records: list[Record]):
   axes[0].set_xlabel('HBM GB, forward and backward pass')
   axes[1].set_xlabel('modelled megacycles (line: to the upper end)')
   for index, form in enumerate(forms):
-    axes[0].barh([0], [0], color=figures.COLOURS[index], label=form)
+    axes[0].barh([0], [0], color=plots.COLOURS[index], label=form)
   title = f'{records[0].chip}; static, nothing was run'
   drawn.legend(loc='outside upper center', ncols=4, title=title)
   return drawn

@@ -1,15 +1,14 @@
 """The feed-forward block's implementations: bytes, cycles, memory, errors.
 
-  python tools/bench_ffn.py                 T5-base, gated swish, v6e
-  python tools/bench_ffn.py --models large --chips v5e --blocks rational
-  python tools/bench_ffn.py --all           writes docs/kernels.md: hours; run
-                                            again, it goes on where it stopped;
-                                            and the choices that follow from it
-  python tools/bench_ffn.py --all --cached  the same, of what was compiled;
-                                            --write instead of --all: of what
-                                            --models, ... name
-  python tools/bench_ffn.py --numerics      errors against float64
-  python tools/bench_ffn.py --time          times XLA's forms on this machine
+  python tools/kernels/bench_ffn.py [--models large] [--chips v5e] ...
+
+  nothing            T5-base, gated swish, v6e
+  --all              writes docs/kernels.md and the choices that follow from it,
+                     for hours; run again, it goes on where it stopped
+  --all --cached     the same, of what was compiled; --write instead of --all:
+                     of what --models, ... name
+  --numerics         errors against float64
+  --time             times XLA's forms on this machine
 
 STATIC figures, the default: libtpu's compiler compiles the forward and the
 backward pass, without a TPU, as two programs, which is what a scan boundary
@@ -43,17 +42,17 @@ import json  # noqa: E402
 import pathlib  # noqa: E402
 import re  # noqa: E402
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import ffn_forms  # noqa: E402
 import ffn_report  # noqa: E402
-import figures as drawing  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
 from t5x_variants import chips, errors  # noqa: E402
+from t5x_variants.analysis import pages  # noqa: E402
 from t5x_variants.kernels import dispatch, tiles  # noqa: E402
 from t5x_variants.model import mlp  # noqa: E402
 
@@ -198,7 +197,7 @@ def numerics(options):
       cells = ('-' if one is None else f'{one:.1e}' for one in off)
       rows.append((name, form, *cells))
   print('Relative L2 errors, bfloat16, kernels interpreted:')
-  print(drawing.table(rows))
+  print(pages.plain(rows))
 
 
 def times(options):
@@ -208,19 +207,12 @@ def times(options):
     d, width = MODELS[model]
     for name in options.blocks:
       f = mlp.width(width, ffn_forms.parse(name)[1])
-      for form, spent, memory in ffn_forms.times_of(
-        name, options.tokens or 1024, d, f
-      ):
-        rows.append(
-          (
-            name,
-            form,
-            f'{spent:.1f}',
-            '-' if memory is None else f'{memory:.0f}',
-          )
-        )
+      tokens = options.tokens or 1024
+      for form, spent, memory in ffn_forms.times_of(name, tokens, d, f):
+        used = '-' if memory is None else f'{memory:.0f}'
+        rows.append((name, form, f'{spent:.1f}', used))
   print(f'Measured, {jax.devices()[0].device_kind}, forward and backward pass:')
-  print(drawing.table(rows))
+  print(pages.plain(rows))
 
 
 def static(options):
@@ -234,7 +226,7 @@ def static(options):
         found = list(figures(chip, model, name, options))
         records += found
         if found:
-          print('\n'.join(ffn_report.lines(found)) + '\n', flush=True)
+          print(ffn_report.table(found) + '\n', flush=True)
   if options.write:
     package = pathlib.Path(dispatch.__file__).parent
     ffn_report.write(records, ROOT / 'docs', package / 'choices.json')
@@ -270,4 +262,4 @@ def main():
 
 
 if __name__ == '__main__':
-  drawing.run(main)
+  sys.exit(errors.exit_status(main))

@@ -1,29 +1,17 @@
-"""tools/report.py: its statistics by another way, and what it says of gaps."""
+"""Tables of runs: their statistics by another way, and what is said of gaps."""
 
-import importlib
 import json
 import math
-import pathlib
-import sys
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from t5x_variants import errors
+from t5x_variants.analysis import tables
 from t5x_variants.run_dir import layout
 
-ROOT = pathlib.Path(__file__).parents[2]
 GATED = {'swiglu': ("'swish'", True)}
-
-
-@pytest.fixture(scope='module')
-def report():
-  sys.path.insert(0, str(ROOT / 'tools'))
-  try:
-    yield importlib.import_module('report')
-  finally:
-    sys.path.remove(str(ROOT / 'tools'))
 
 
 def write(folder, name, variant, seed, *records, frozen=None, steps=100):
@@ -83,13 +71,13 @@ def cells(text):
   }
 
 
-def run(report, capsys, *arguments):
-  report.main(list(map(str, arguments)))
-  return capsys.readouterr().out
+def report(*folders, **options):
+  """The cells of `tables.report`."""
+  return cells(tables.report(list(map(str, folders)), **options))
 
 
-def test_means_and_paired_differences(report, capsys, sweep):
-  table = cells(run(report, capsys, sweep))
+def test_means_and_paired_differences(sweep):
+  table = report(sweep)
   heads = [cell[0] for cell in table['']]
   assert heads == ['questions accuracy', 'sentences accuracy']
   assert list(table) == ['', 'ReLU', 'SwiGLU', 'Rational']
@@ -114,26 +102,22 @@ def test_means_and_paired_differences(report, capsys, sweep):
   assert f'{mean - half:+.2f}' in table['SwiGLU'][1][1]
 
 
-def test_what_was_not_run_is_said(report, capsys, sweep):
-  table = cells(run(report, capsys, sweep))
+def test_what_was_not_run_is_said(sweep):
+  table = report(sweep)
   assert table['SwiGLU'][0] == table['Rational'][0] == ['not run']
   assert table['Rational'][1] == ['66.00 (n 1)', 'no seed in common with ReLU']
 
 
-def test_a_baseline_by_file_name_and_fewer_pairs_than_runs(
-  report, capsys, sweep
-):
-  table = cells(run(report, capsys, sweep, '--baseline', 'swiglu'))
+def test_a_baseline_by_file_name_and_fewer_pairs_than_runs(sweep):
+  table = report(sweep, baseline='swiglu')
   assert len(table['SwiGLU'][1]) == 1
   assert table['ReLU'][1][1].startswith('-5.33 [')
   assert table['ReLU'][1][1].endswith('(n 3)')
   with pytest.raises(errors.UserError, match=r'baseline=geglu.*SwiGLU'):
-    report.main([str(sweep), '--baseline', 'geglu'])
+    report(sweep, baseline='geglu')
 
 
-def test_without_a_test_record_the_best_evaluation_counts(
-  report, capsys, tmp_path
-):
+def test_without_a_test_record_the_best_evaluation_counts(tmp_path):
   records = [
     ('train', 10, {'loss': 0.1}),
     ('eval', 10, {'loss': 3.0, 'accuracy': 0.9}),
@@ -142,25 +126,23 @@ def test_without_a_test_record_the_best_evaluation_counts(
     ('eval', 40, {'loss': 2.75}),
   ]
   write(tmp_path, 'pretrain/prepared/gelu-0', 'gelu', 0, *records)
-  table = cells(run(report, capsys, tmp_path))
+  table = report(tmp_path)
   assert table == {'': [['loss']], 'GELU': [['2.5000 (n 1)']]}
 
 
-def test_a_run_under_way_does_not_count_among_tested_ones(
-  report, capsys, sweep
-):
+def test_a_run_under_way_does_not_count_among_tested_ones(sweep):
   early = (
     ('eval', 0, {'task/accuracy': 0.0}),
     ('eval', 5, {'task/accuracy': 1.0}),
   )
   write(sweep, 'finetune/sentences/rational-1', 'rational', 1, *early)
   write(sweep, 'finetune/sentences/swiglu-3', 'swiglu', 3, early[0])
-  table = cells(run(report, capsys, sweep))
+  table = report(sweep)
   assert table['Rational'][1][0] == '66.00 (n 1)'
   assert table['SwiGLU'][1][0].endswith('(n 3)')
 
 
-def test_the_glu_paper_s_first_table(report, capsys, tmp_path):
+def test_the_glu_paper_s_first_table(tmp_path):
   for seed, loss in enumerate((2.0, 2.02, 1.98)):
     name = f'runs/relu-{seed}'
     eval_record = ('eval', 65536, {'loss': loss})
@@ -169,7 +151,7 @@ def test_the_glu_paper_s_first_table(report, capsys, tmp_path):
     write(
       tmp_path, f'more/swiglu-{seed}', 'swiglu', seed, eval_record, steps=65536
     )
-  table = cells(run(report, capsys, tmp_path, '--table=glu_1'))
+  table = report(tmp_path, papers=['glu_1'])
   assert table['ReLU'] == [
     ['2.0000 ± 0.0200 (n 3)', 'paper 1.997 ± 0.005'],
     ['not run', 'paper 1.677'],
@@ -181,7 +163,7 @@ def test_the_glu_paper_s_first_table(report, capsys, tmp_path):
   assert table['ReGLU'][0] == ['not run', 'paper 1.953 ± 0.003, -0.044']
 
 
-def test_a_mixture_fills_glue_with_its_average(report, capsys, tmp_path):
+def test_a_mixture_fills_glue_with_its_average(tmp_path):
   tasks = 'cola sst2 mrpc stsb qqp mnli_matched mnli_mismatched qnli rte'
   values = {f'glue_{task}/accuracy': 60.0 for task in tasks.split()}
   values |= {'glue_mnli_matched/accuracy': 80.0, 'glue_mrpc/f1': 70.0}
@@ -193,7 +175,7 @@ def test_a_mixture_fills_glue_with_its_average(report, capsys, tmp_path):
     0,
     *(('eval', 10, values), ('eval', 20, lower)),
   )
-  table = cells(run(report, capsys, tmp_path, '--table=glu_2'))
+  table = report(tmp_path, papers=['glu_2'])
   ours = {h[0]: c[0] for h, c in zip(table[''], table['ReLU'], strict=True)}
   # MNLI's two sets are one task: (6 * 60 + 70 + 65) / 8 at the first step.
   assert ours['Average'] == '61.88 (n 1)'
@@ -202,12 +184,8 @@ def test_a_mixture_fills_glue_with_its_average(report, capsys, tmp_path):
   assert ours['CoLA'] == 'not run'  # No Matthews correlation was recorded.
 
 
-def test_raft_s_arms_have_rows_and_its_average_needs_all_tasks(
-  report, capsys, tmp_path
-):
-  keys = json.loads((ROOT / 'tools/paper_tables.json').read_text())[
-    'raft_low_data'
-  ]['columns'][0]['mean_of']
+def test_raft_s_arms_have_rows_and_its_average_needs_all_tasks(tmp_path):
+  keys = tables.paper_table('raft_low_data').columns[0].mean_of
   for key in keys:
     task, metric = key.split('/')
     for seed, value in ((1, 40.0), (2, 44.0)):
@@ -225,19 +203,16 @@ def test_raft_s_arms_have_rows_and_its_average_needs_all_tasks(
     ('test', 1, {'task/matthews': 7.0}),
     frozen='%COEFFICIENTS_FROZEN',
   )
-  table = cells(run(report, capsys, tmp_path, '--table=raft_low_data'))
+  table = report(tmp_path, papers=['raft_low_data'])
   assert table['Rational'][0] == ['45.00 (n 1)', '+5.00', 'paper +5.71']
   assert table['GELU'][0] == ['40.00 (n 1)', 'paper: unknown']
   assert table['Rational, coefficients frozen'][1][0] == '7.00 (n 1)'
   assert table['Rational, coefficients frozen'][0][0] == 'not run'
 
 
-def test_all_papers_tables_can_be_printed(report, capsys, sweep, tmp_path):
-  known = json.loads((ROOT / 'tools/paper_tables.json').read_text())
-  names = [f'--table={name}' for name in known]
-  file = tmp_path / 'tables.md'
-  report.main([str(sweep), *names, '-o', str(file)])
-  text = file.read_text()
+def test_all_papers_tables_can_be_printed(sweep):
+  known = json.loads(tables.PAPERS.read_text(encoding='utf-8'))
+  text = tables.report([str(sweep)], list(known))
   for table in known.values():
     assert table['title'] in text and table['source'] in text
     assert table['baseline'] in table['rows']
@@ -246,28 +221,29 @@ def test_all_papers_tables_can_be_printed(report, capsys, sweep, tmp_path):
     )
     for numbers in table['rows'].values():
       assert len(numbers) == len(table['columns'])
-  assert capsys.readouterr().out == ''
 
 
-def test_bad_input_is_said(report, sweep, tmp_path, capsys):
+def test_a_folder_without_a_run_is_left_out(sweep, tmp_path, capsys):
   (tmp_path / 'empty').mkdir()
-  report.main([str(sweep), str(tmp_path / 'empty')])
+  assert 'ReLU' in report(sweep, tmp_path / 'empty')
   printed = capsys.readouterr()
   assert 'no run directory, with a metrics.jsonl, in' in printed.err
-  assert '| **ReLU** |' in printed.out
+  assert printed.out == ''
+
+
+def test_bad_input_is_refused(sweep, tmp_path):
+  (tmp_path / 'empty').mkdir()
   with pytest.raises(errors.UserError, match=r'no run directory, .*empty'):
-    report.main([str(tmp_path / 'empty')])
+    report(tmp_path / 'empty')
   with pytest.raises(errors.UserError, match='none; choose of glu_1'):
-    report.main([str(sweep), '--table=glu_9'])
-  with pytest.raises(errors.UserError, match='cannot be written'):
-    report.main([str(sweep), '-o', str(tmp_path / 'no' / 'table.md')])
+    report(sweep, papers=['glu_9'])
   # One seed twice is no second observation.
   write(sweep, 'again/sentences/relu-1', 'relu', 1, *judged(50.0))
   with pytest.raises(errors.UserError, match='are both ReLU with seed 1'):
-    report.main([str(sweep)])
+    report(sweep)
   nothing = write(tmp_path / 'new', 'relu-0', 'relu', 0)
   with pytest.raises(errors.UserError, match='None of the runs'):
-    report.main([str(nothing)])
+    report(nothing)
   (nothing / 'config.gin').unlink()
   with pytest.raises(errors.UserError, match='run of no variant'):
-    report.main([str(nothing)])
+    report(nothing)

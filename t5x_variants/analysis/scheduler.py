@@ -1,44 +1,26 @@
-"""Runs a sweep: variants x tasks x seeds of one gin file.
+"""Runs the processes of a sweep, as many at a time as wanted.
 
-  python tools/sweep.py --gin_file=gin/sweeps/low_data.gin [--processes=2]
-    [--gin.SWEEP_DIR="'runs/low_data'"] [--dry_run]
-
-Each run is a process of its own, `python -m t5x_variants.train ...`, whose
-output goes to log.txt in its run directory, beside command.txt, the command.
-`--dry_run` prints the commands. Stopped in whatever way and started again, the
-sweep goes on: a run whose records say that it is finished is left alone, one
-that was under way goes on from its newest checkpoint. Ctrl-C and SIGTERM are
-passed on, and the runs save before they end.
-
-A run that fails does not end the sweep: what went wrong stands at the end, and
-the exit status is 1. With `--processes=N` N runs share the CPU's cores; on an
-accelerator leave it at 1. Compiled programs are kept in the sweep's folder for
-the runs that follow (JAX_COMPILATION_CACHE_DIR, where it is not set already).
-
-Exit status: 0 all is finished, 1 something failed, 2 the sweep cannot be run
-as it was given, 130 or 143 it was told to stop.
+Each run is a process of its own, whose output goes to log.txt in its run
+directory, beside command.txt, the command. A lock in that directory is the
+process's for as long as it lives, so that another sweep waits for it.
 """
 
 import dataclasses
 import fcntl
 import os
 import pathlib
-import resource
 import shlex
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-
-from absl import flags
 
 from t5x_variants import errors, logs
 from t5x_variants.analysis import sweeps
-from t5x_variants.cli import gin_utils
 from t5x_variants.distributed import preemption
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROGRAM = [sys.executable, '-m', 't5x_variants.train']
 _POLL_SECONDS = 0.2
 
@@ -57,10 +39,10 @@ class Scheduler:
 
   def __init__(self, planned: list[sweeps.Run], processes: int, folder: str):
     self._processes = processes
-    self._environment = _environment(folder, processes)
-    self._waiting = list(planned)
+    self._environment = _environment(folder)
+    self._finished = {run.name for run in planned if run.finished()}
+    self._waiting = [run for run in planned if run.name not in self._finished]
     self._children: list[Child] = []
-    self._finished: set[str] = set()
     self._busy: set[str] = set()
     self._seconds: dict[str, list[float]] = {}  # By stage.
     self._total = len(planned)
@@ -68,7 +50,6 @@ class Scheduler:
 
   def run(self) -> str:
     """Runs what is left; the name of the signal that ended it, or ''."""
-    self._leave_out_finished()
     if self._finished:
       logs.say(
         f'{len(self._finished)} of {self._total} runs are finished already.'
@@ -82,12 +63,6 @@ class Scheduler:
         self._start_what_can()
         time.sleep(_POLL_SECONDS)
     return stop.signal_name
-
-  def _leave_out_finished(self) -> None:
-    for run in list(self._waiting):
-      if run.finished():
-        self._finished.add(run.name)
-        self._waiting.remove(run)
 
   def _pass_on(self, name: str) -> None:
     """Lets the runs save and end."""
@@ -123,7 +98,7 @@ class Scheduler:
       if run.finished():
         self._finished.add(run.name)
         return
-      (run.folder / 'command.txt').write_text(_command(run), encoding='utf-8')
+      (run.folder / 'command.txt').write_text(command(run), encoding='utf-8')
       with (run.folder / 'log.txt').open('a', encoding='utf-8') as log:
         process = subprocess.Popen(
           [*PROGRAM, *run.arguments],
@@ -176,56 +151,59 @@ def _stage(name: str) -> str:
   return name.partition('/')[0]
 
 
-def _environment(folder: str, processes: int) -> dict[str, str]:
-  """The environment of the runs."""
-  path = os.pathsep.join(
-    filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))
+def _environment(folder: str) -> dict[str, str]:
+  """The environment of the runs, which share compiled programs."""
+  compiled = os.path.abspath(
+    os.path.join(os.path.expanduser(folder), 'compiled')
   )
   cache = {
-    'JAX_COMPILATION_CACHE_DIR': os.path.abspath(
-      os.path.join(os.path.expanduser(folder), 'compiled')
-    ),
+    'JAX_COMPILATION_CACHE_DIR': compiled,
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
   }
-  return cache | os.environ | {'PYTHONPATH': path}
+  return cache | os.environ
 
 
-def _command(run: sweeps.Run) -> str:
+def command(run: sweeps.Run) -> str:
+  """A run's command, a line as a shell reads it."""
   return (
     shlex.join(['python', '-m', 't5x_variants.train', *run.arguments]) + '\n'
   )
 
 
-def _check_commands(planned: list[sweeps.Run]) -> None:
-  """Refuses run directories that another command has made."""
+def check(planned: list[sweeps.Run], folder: str) -> None:
+  """Refuses a folder in which the runs cannot be made.
+
+  Args:
+    planned: see `sweeps.plan`.
+    folder: of the sweep; it is made if it is not there.
+
+  Raises:
+    errors.UserError: a run directory is there that another command has made,
+      or the folder cannot be written to.
+  """
   for run in planned:
     path = run.folder / 'command.txt'
-    if path.exists():
-      if path.read_text(encoding='utf-8') == _command(run):
-        continue
+    if not path.exists():
+      if (run.folder / 'metrics.jsonl').exists():
+        raise errors.UserError(
+          f'{run.folder} is a run directory that no sweep has made: give '
+          'another folder, --gin.SWEEP_DIR="\'...\'".'
+        )
+    elif (before := path.read_text(encoding='utf-8')) != command(run):
       raise errors.UserError(
         f'{path} is of another command than this sweep has for it:\n  was '
-        f'{path.read_text(encoding="utf-8").strip()}\n  now '
-        f'{_command(run).strip()}\nGive another folder, '
+        f'{before.strip()}\n  now {command(run).strip()}\nGive another folder, '
         '--gin.SWEEP_DIR="\'...\'", or remove what is to be run anew.'
       )
-    if (run.folder / 'metrics.jsonl').exists():
-      raise errors.UserError(
-        f'{run.folder} is a run directory that no sweep has made: give '
-        'another folder, --gin.SWEEP_DIR="\'...\'".'
-      )
-
-
-def _check_writable(folder: str) -> None:
   try:
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    (pathlib.Path(folder) / '.writable').touch()
-    (pathlib.Path(folder) / '.writable').unlink()
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
   except OSError as error:
     raise errors.UserError(
-      f'SWEEP_DIR {folder} cannot be written to: {error.strerror}. Choose a '
-      'folder you may write to.'
+      f'SWEEP_DIR {folder} cannot be written to: {errors.reason(error)}. '
+      'Choose a folder you may write to.'
     ) from error
 
 
@@ -234,43 +212,3 @@ def _last_line(folder: pathlib.Path) -> str:
   text = (folder / 'log.txt').read_text(encoding='utf-8', errors='replace')
   lines = text.strip().splitlines() or ['its log is empty']
   return f'{lines[-1][:300]} ({folder / "log.txt"})'
-
-
-def define_flags() -> None:
-  """Defines the flags that this tool has besides an entry point's."""
-  flags.DEFINE_integer('processes', 1, 'Runs at a time.', lower_bound=1)
-
-
-def main() -> None:
-  """Reads the sweep and runs it."""
-  logs.quiet()
-  chosen = flags.FLAGS
-  gin_utils.parse(chosen.gin_file, chosen.gin_bindings, chosen.gin_search_paths)
-  sweep = gin_utils.configured(sweeps.Sweep)()
-  planned = sweeps.plan(sweep, gin_utils.gin_folder())
-  if chosen.dry_run:
-    print(''.join(_command(run) for run in planned), end='')
-    return
-  _check_commands(planned)
-  _check_writable(sweep.folder)
-  begun = time.monotonic()
-  scheduler = Scheduler(planned, chosen.processes, sweep.folder)
-  stopped_by = scheduler.run()
-  used = resource.getrusage(resource.RUSAGE_CHILDREN)
-  logs.say(
-    f'{time.monotonic() - begun:.0f} s, {used.ru_utime + used.ru_stime:.0f} '
-    'CPU seconds.'
-  )
-  for name, why in scheduler.failed.items():
-    logs.say(f'FAILED {name}: {why}')
-  if stopped_by:
-    logs.say(f'{stopped_by}: stopped. The same command goes on from there.')
-    raise SystemExit(128 + getattr(signal, stopped_by))
-  if scheduler.failed:
-    raise SystemExit(1)
-
-
-if __name__ == '__main__':
-  gin_utils.define_flags()
-  define_flags()
-  gin_utils.run(main)

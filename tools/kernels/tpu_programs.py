@@ -24,10 +24,8 @@ import shutil
 import tempfile
 from typing import NamedTuple
 
-BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's32': 4, 'u32': 4}
-BYTES |= {'f32': 4, 's64': 8, 'u64': 8}
-ARRAY = re.compile(r'\b([a-z]+[0-9]*)\[([0-9,]*)\](\{[^}]*\})?')
-LINE = re.compile(r'^\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$')
+from t5x_variants.tpu import hlo
+
 # What moves nothing, or is counted where the transfer is started.
 FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast'}
 FREE |= {'copy-done', 'slice-done', 'async-done', 'after-all', 'iota'}
@@ -92,7 +90,7 @@ def prepare(environment=os.environ) -> pathlib.Path:
   return folder
 
 
-def cost(hlo: str, folder: pathlib.Path, chip: str) -> Cost:
+def cost(text: str, folder: pathlib.Path, chip: str) -> Cost:
   """A compiled program's cost; empties the folder of its bundles."""
   clock = CLOCKS.get(chip)
   kernels = {}
@@ -103,7 +101,7 @@ def cost(hlo: str, folder: pathlib.Path, chip: str) -> Cost:
         kernels[name[1]] = bundle_cycles(path.read_text(), clock)
   shutil.rmtree(folder)
   folder.mkdir()
-  moved = list(instruction_bytes(hlo))
+  moved = list(instruction_bytes(text))
   total = sum(size for *_, size in moved)
   if not clock:
     return Cost(total, None, None, None)
@@ -128,34 +126,24 @@ def _alike(name, kind, kernels, moved):
   return (0.0, 0.0, 0.0)
 
 
-def array_bytes(text: str) -> int:
-  """Bytes of the arrays in a type that lie in HBM."""
-  total = 0
-  for dtype, sizes, layout in ARRAY.findall(text):
-    if dtype in BYTES and 'S(' not in layout:
-      total += BYTES[dtype] * math.prod(int(n) for n in sizes.split(',') if n)
-  return total
-
-
-def instruction_bytes(hlo: str):
+def instruction_bytes(text: str):
   """Yields (name, operation, type, bytes) of the entry's instructions."""
-  types = {}
-  for line in hlo[hlo.index('\nENTRY ') :].splitlines():
-    found = LINE.match(line)
-    if not found:
+  computations, entry = hlo.computations(text)
+  table = computations[entry]
+  for name, one in table.items():
+    if one.operation in FREE:
       continue
-    name, kind, operation, rest = found.groups()
-    types[name] = kind
-    if operation in FREE:
-      continue
-    if operation == 'while':
-      raise ValueError(f'a loop, whose trips are not counted: {line[:120]}')
-    operands = re.findall(r'%([\w.\-]+)', rest.split('), ')[0])
+    if one.operation == 'while':
+      raise ValueError(f'a loop, whose trips are not counted: {one}')
     # copy-start has (destination, source, context): each moves its size.
-    moved = kind.split(', ')[0] if operation == 'copy-start' else kind
-    size = array_bytes(moved)
-    size += sum(array_bytes(types.get(o, '')) for o in set(operands))
-    yield name, operation, kind, size
+    start = one.operation == 'copy-start'
+    size = hlo.array_bytes(one.kind.split(', ')[0] if start else one.kind, True)
+    size += sum(
+      hlo.array_bytes(table[operand].kind, True)
+      for operand in set(one.operands())
+      if operand in table
+    )
+    yield name, one.operation, one.kind, size
 
 
 def bundle_cycles(text: str, clock: Clock) -> tuple[float, float, float]:

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU slice, with gcloud, from your own machine.
 #
-#   bash tools/launch_tpu.sh run [SETTINGS] -- --gin_file=... --gin_file=...
-#   bash tools/launch_tpu.sh COMMAND [SETTINGS]
+#   bash tools/tpu/launch_tpu.sh run [SETTINGS] -- --gin_file=... --gin_file=...
+#   bash tools/tpu/launch_tpu.sh COMMAND [SETTINGS]
 #
 # Commands:
 #   create    asks for the slice, in the queue, and waits until it is there
@@ -57,13 +57,13 @@ main() {
   if ((BASH_VERSINFO[0] < 5)); then
     stop_with 2 "This is bash $BASH_VERSION; bash 5 is needed, as Cloud Shell has it (on a Mac: brew install bash coreutils)."
   fi
-  here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-  # shellcheck source=tools/tpu_settings.sh
-  source "$here/tools/tpu_settings.sh"
-  # shellcheck source=tools/tpu_files.sh
-  source "$here/tools/tpu_files.sh"
-  # shellcheck source=tools/tpu_slice.sh
-  source "$here/tools/tpu_slice.sh"
+  here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+  # shellcheck source=tools/tpu/tpu_settings.sh
+  source "$here/tools/tpu/tpu_settings.sh"
+  # shellcheck source=tools/tpu/tpu_files.sh
+  source "$here/tools/tpu/tpu_files.sh"
+  # shellcheck source=tools/tpu/tpu_slice.sh
+  source "$here/tools/tpu/tpu_slice.sh"
   read_arguments "$@"
   check_settings
   work=$(mktemp -d) call='' follower=''
@@ -106,7 +106,7 @@ setup() {
     tpu-vm scp "$archive" "$NAME:" --worker=all || return 1
   insist 'the installation on the hosts' "$SETUP_LIMIT" \
     tpu-vm ssh "$NAME" --worker=all \
-    "--command=mkdir -p t5x_variants && tar -xzf t5x_variants.tgz -C t5x_variants && bash t5x_variants/tools/tpu_host.sh setup $(stamp)"
+    "--command=mkdir -p t5x_variants && tar -xzf t5x_variants.tgz -C t5x_variants && bash t5x_variants/tools/tpu/tpu_host.sh setup $(stamp)"
 }
 
 # Sets `hosts`, a line each, and returns whether all of them answered.
@@ -136,14 +136,14 @@ status() {
 
 stop() {
   insist 'the end of the run' "$CALL_LIMIT" tpu-vm ssh "$NAME" --worker=all \
-    '--command=bash t5x_variants/tools/tpu_host.sh stop' ||
+    '--command=bash t5x_variants/tools/tpu/tpu_host.sh stop' ||
     stop_with 1 "$failure"
 }
 
 # Shows the log of host 0 from its last LINES on, in the background.
 follow() { # LINES, or +1 for all
   local words=(tpu-vm ssh "$NAME" --worker=0
-    "--command=bash t5x_variants/tools/tpu_host.sh follow $1")
+    "--command=bash t5x_variants/tools/tpu/tpu_host.sh follow $1")
   follower=''
   if [ -n "$printing" ]; then
     cloud 0 "${words[@]}"

@@ -1,20 +1,24 @@
-"""The table of docs/tpu.md: which runs were compiled for which slice.
+"""Fills the table of docs/tpu.md: which runs were compiled for which slice.
+
+  python tools/tpu/slice_table.py [--cached]
 
 Each row is a precompile command of its own, run in a process of its own, whose
-figures are kept below runs/precompile: what was stopped goes on.
+figures are kept below runs/precompile: what was stopped goes on. `--cached`
+compiles nothing and writes what is there so far. Needs libtpu and no TPU.
 """
 
+import argparse
 import json
-import os
 import pathlib
-import re
 import subprocess
 import sys
 from typing import NamedTuple
 
 from t5x_variants import chips, errors
-from t5x_variants.cli import gin_utils
+from t5x_variants.analysis import pages
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+COMMAND = 'python tools/tpu/slice_table.py'
 VARIANTS = ('swiglu', 'rational', 'polynorm', 'relu')
 # Models and slices that belong together; settings besides the slice's file.
 RUNS = (
@@ -24,25 +28,12 @@ RUNS = (
   ('t5_1_1_xl', 'v5p-128'),
   ('t5_1_1_xxl', 'v4-512'),
 )
-BEGIN = '<!-- figures: python -m t5x_variants.precompile --all -->'
-END = '<!-- /figures -->'
 COLUMNS = (
-  ('model', '---'),
-  ('variant', '---'),
-  ('slice', '---'),
-  ('mesh', '---'),
-  ('rows', '---:'),
-  ('remat', '---'),
-  ('parameters', '---:'),
-  ('optimizer', '---:'),
-  ('peak', '---:'),
-  ('of', '---:'),
-  ('share', '---:'),
-  ('estimate', '---:'),
-  ('TFLOP inputs', '---:'),
-  ('TFLOP targets', '---:'),
-  ('moved MB', '---'),
+  *('model', 'variant', 'slice', 'mesh', 'rows', 'remat', 'parameters'),
+  *('optimizer', 'peak', 'of', 'share', 'estimate', 'TFLOP inputs'),
+  *('TFLOP targets', 'moved MB'),
 )
+_TEXT = {'model', 'variant', 'slice', 'mesh', 'remat', 'moved MB'}
 
 
 class Row(NamedTuple):
@@ -81,16 +72,9 @@ def fill(compile_missing: bool = True) -> None:
   """Compiles what is missing, prints the table, writes it to docs/tpu.md.
 
   Raises:
-    errors.UserError: this is no checkout, or a row did not fit.
+    errors.UserError: a row did not fit.
   """
-  root = gin_utils.gin_folder().parent
-  page = root / 'docs' / 'tpu.md'
-  if not page.is_file():
-    raise errors.UserError(
-      f'--all writes docs/tpu.md of a checkout, and {root} has none: run it '
-      'in one.'
-    )
-  cache = root / 'runs' / 'precompile'
+  cache = ROOT / 'runs' / 'precompile'
   cache.mkdir(parents=True, exist_ok=True)
   records = []
   for row in rows():
@@ -104,7 +88,7 @@ def fill(compile_missing: bool = True) -> None:
   if missing:
     text += f'\n\n{missing} of {len(rows())} rows are not compiled yet.'
   print(text)
-  page.write_text(replaced(page.read_text(encoding='utf-8'), text), 'utf-8')
+  pages.fill(ROOT / 'docs' / 'tpu.md', COMMAND, text)
 
 
 def _compile(row: Row, file: pathlib.Path) -> None:
@@ -113,9 +97,7 @@ def _compile(row: Row, file: pathlib.Path) -> None:
   command = [sys.executable, '-m', 't5x_variants.precompile', *row.arguments]
   print(f'compiling {" ".join(row)} ...', file=sys.stderr, flush=True)
   done = subprocess.run(
-    [*command, f'--record={part}'],
-    env=os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, sys.path))},
-    stdout=sys.stderr,
+    [*command, f'--record={part}'], cwd=ROOT, stdout=sys.stderr
   )
   if done.returncode:
     raise errors.UserError(
@@ -127,12 +109,8 @@ def _compile(row: Row, file: pathlib.Path) -> None:
 
 def table(records) -> str:
   """Markdown of (row, record) pairs."""
-  lines = [
-    [name for name, _ in COLUMNS],
-    [rule for _, rule in COLUMNS],
-    *(_cells(row, record) for row, record in records),
-  ]
-  return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+  rules = ['---' if name in _TEXT else '---:' for name in COLUMNS]
+  return pages.markdown([COLUMNS, *(_cells(*pair) for pair in records)], rules)
 
 
 def _cells(row: Row, record) -> list[str]:
@@ -168,13 +146,14 @@ def _cells(row: Row, record) -> list[str]:
   ]
 
 
-def replaced(page: str, text: str) -> str:
-  """The page with the table between its marks."""
-  if page.count(BEGIN) != 1 or page.count(END) != 1:
-    raise errors.UserError(
-      f'docs/tpu.md must have the lines {BEGIN!r} and {END!r} once each.'
-    )
-  pattern = re.escape(BEGIN) + '.*?' + re.escape(END)
-  return re.sub(
-    pattern, lambda _: f'{BEGIN}\n\n{text}\n\n{END}', page, flags=re.DOTALL
+def main() -> None:
+  """Reads the command and fills the table."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
+  parser.add_argument('--cached', action='store_true', help='compile nothing')
+  fill(compile_missing=not parser.parse_args().cached)
+
+
+if __name__ == '__main__':
+  sys.exit(errors.exit_status(main))

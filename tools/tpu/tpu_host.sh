@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What tools/launch_tpu.sh does on each host of a TPU slice; nothing that a
-# person calls. The checkout is the folder above this file.
+# What tools/tpu/launch_tpu.sh does on each host of a TPU slice; nothing that a
+# person calls. The checkout is two folders up.
 #
 #   setup STAMP        makes .venv; STAMP names the code that it is made for
 #   ready STAMP        succeeds when that has been done
@@ -12,7 +12,7 @@
 # A run is running, ended, halted (by stop), stopped (by another SIGTERM to this
 # host, as when it is taken away), lost (ended without a word) or none.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 run=.tpu_run
 
 _setup() {
@@ -88,7 +88,7 @@ _start() {
   fi
   echo "$*" >$run/command
   # A session of its own outlives the connection.
-  nohup setsid bash tools/tpu_host.sh supervise "$@" \
+  nohup setsid bash tools/tpu/tpu_host.sh supervise "$@" \
     >$run/log 2>&1 </dev/null &
   while [ ! -e $run/pid ]; do
     sleep 0.1
