@@ -240,6 +240,7 @@ def test_derivatives_at_kinks_are_the_documented_ones():
 # Makers, table, and what a user may get wrong.
 
 
+@pytest.mark.usefixtures('unchecked')
 def test_equal_options_give_the_identical_activation():
   assert rational.rational() is activations.get('rational')
   assert rational.rational('A', [5, 4], approximates='gelu') is (
