@@ -5,12 +5,10 @@ is, in a process of its own (tools/forked.py), in a folder that has what a user
 has after some days; afterwards not a byte in it is another one.
 """
 
-import functools
 import hashlib
 import json
 import os
 import pathlib
-import pkgutil
 import re
 import shutil
 import signal
@@ -18,12 +16,10 @@ import subprocess
 import sys
 import time
 
-import forked
+import forking
 import psutil
 import pytest
 import slips
-
-import t5x_variants
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIMEOUT = 280  # seconds
@@ -46,18 +42,6 @@ Z_LOSS = """\
 from __gin__ import dynamic_registration
 from t5x_variants.training import programs
 programs.OptimizationConfig."""
-
-
-@functools.cache
-def modules():
-  """Every module of the package that is no command, and what plots import."""
-  found = ['matplotlib.figure']
-  for module in pkgutil.walk_packages(t5x_variants.__path__, 't5x_variants.'):
-    spec = module.module_finder.find_spec(module.name)
-    source = pathlib.Path(spec.origin).read_text(encoding='utf-8')
-    if "__name__ == '__main__'" not in source and 'torch' not in source:
-      found.append(module.name)
-  return found
 
 
 class World:
@@ -83,13 +67,12 @@ class World:
     script = name.endswith('.py')
     for path in self.printed.values():
       path.write_text('')
-    self.process = forked.start(
+    self.process = forking.start(
       [str(ROOT / 'tools' / name) if script else f't5x_variants.{name}', *rest],
       output=self.printed['stdout'],
       errors=self.printed['stderr'],
       stdin=stdin,
       folder=self.folder,
-      modules=tuple(modules()),
     )
 
   def run(self, argv) -> tuple[int, str, str]:
@@ -176,20 +159,9 @@ def break_copies(folder: pathlib.Path) -> None:
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('slips')
-  environment = {
-    'PYTHONPATH': str(ROOT),
-    'XDG_CACHE_HOME': str(folder / 'cache'),
-    # One device, as at home; what is run once is not worth optimising.
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
-    'TF_CPP_MIN_LOG_LEVEL': '3',
-  }
-  with pytest.MonkeyPatch.context() as patch:
-    for name, value in environment.items():
-      patch.setenv(name, value)
-    found = World(folder)
-    found.folder.mkdir()
-    fill(found)
+  found = World(tmp_path_factory.mktemp('slips'))
+  found.folder.mkdir()
+  fill(found)
   return found
 
 

@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 
-import forked
+import forking
 import numpy as np
 import pytest
 
@@ -73,7 +73,7 @@ class Run:
       own = {'devices': devices, 'environment': variables}
       self.outputs.append(folder / f'output-{next(self.numbers)}')
       self.processes.append(
-        forked.start(
+        forking.start(
           ['host_process', json.dumps(options | own), *flags],
           output=self.outputs[-1],
           folder=ROOT,

@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 
-import forked
+import forking
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -212,7 +212,7 @@ STEPS = 60
 def start(model_dir, output):
   """The real command, on the embedded corpus, with a model that is small."""
   files = ('models/tiny', 'variants/rational', 'data/embedded', 'runs/pretrain')
-  return forked.start(
+  return forking.start(
     [
       't5x_variants.train',
       *(f'--gin_file=gin/{file}.gin' for file in files),
