@@ -15,7 +15,7 @@ import time
 import numpy as np
 import pytest
 import small_run
-from test_prepared import folder, task  # noqa: F401
+from data_cases import folder, task  # noqa: F401
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMIT = 60  # seconds that others may take to end

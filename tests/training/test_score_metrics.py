@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 import seqio
+from inference_cases import model
 from small_run import mesh_of
-from test_inference import model
 from test_task_metrics import LENGTHS, LONG, SHORT, dataset, register, same
 
 from t5x_variants import errors

@@ -10,8 +10,8 @@ import pytest
 import seqio
 import small_run
 import tensorflow as tf
+from inference_cases import model
 from small_run import mesh_of
-from test_inference import model
 
 from t5x_variants import errors
 from t5x_variants.data import config
