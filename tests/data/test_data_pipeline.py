@@ -138,7 +138,6 @@ def test_every_epoch_has_its_own_order_and_noise(task):
   shuffled = texts(batches(task, num_epochs=2))
   half = len(shuffled) // 2
   assert shuffled[:half] != shuffled[half:]
-  assert collections.Counter(shuffled[:half]) == wanted
   assert collections.Counter(shuffled) == wanted + wanted
 
 
