@@ -66,14 +66,6 @@ def test_the_metrics_of_the_papers_tables(folder, name):
   assert set(wrong.values()) == {0.0}
 
 
-def test_mnli_is_judged_on_both_development_sets(folder):
-  found = subtasks(register('mnli', folder))
-  assert [x.name for x in found if 'validation' in x.splits] == [
-    'glue_mnli_matched',
-    'glue_mnli_mismatched',
-  ]
-
-
 def test_a_low_data_run_of_mnli_tests_on_both(folder):
   name = low_data.task(
     register('mnli_matched', folder),

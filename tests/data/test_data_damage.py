@@ -1,25 +1,27 @@
 """Damaged files of prepared data: the same batches or one sentence."""
 
+import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 
 import numpy as np
 import pytest
-from test_prepared import dataset, prepare, same
+from data_cases import alike, dataset, prepare, sentence_piece
 
 from t5x_variants.data.prepared import format as prepared_set
 from t5x_variants.data.tasks import registry as tasks
 from t5x_variants.data.text import corpora, vocabularies
 from t5x_variants.errors import UserError
 
+RECORDS = 'train-00000-of-00001.array_record'
+
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   """A small set with a SentencePiece model: two splits, three records."""
-  import sentencepiece
-
   folder = tmp_path_factory.mktemp('damage')
   rng = np.random.default_rng(0)
   text = '\n\n'.join(
@@ -27,19 +29,9 @@ def whole(tmp_path_factory):
     for i in range(30)
   )
   (folder / 'a.txt').write_text(text)
-  sentencepiece.SentencePieceTrainer.train(
-    input=str(folder / 'a.txt'),
-    model_prefix=str(folder / 'm'),
-    vocab_size=60,
-    hard_vocab_limit=False,
-    minloglevel=2,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-  )
   source = corpora.text_files(str(folder / 'a.txt'), validation_fraction=0.3)
-  vocabulary = vocabularies.sentence_piece(str(folder / 'm.model'))
+  model = sentence_piece(folder / 'a.txt', folder / 'm')
+  vocabulary = vocabularies.sentence_piece(model)
   prepare(folder / 'set', tasks.span_corruption(source, vocabulary))
   return folder / 'set'
 
@@ -58,10 +50,10 @@ def read(folder):
   return [batch for batches in opened for batch in batches]
 
 
-def alike(some, others):
-  assert len(some) == len(others)
-  for one, other in zip(some, others, strict=True):
-    same(one, other)
+def refused(words, read, *arguments):
+  with pytest.raises(UserError, match=words) as error:
+    read(*arguments)
+  assert '\n' not in str(error.value) and str(error.value).endswith('.')
 
 
 @pytest.mark.parametrize(
@@ -71,7 +63,7 @@ def alike(some, others):
     'train.lengths',
     'validation.lengths',
     'vocabulary.model',
-    'train-00000-of-00001.array_record',
+    RECORDS,
   ],
 )
 def test_a_flipped_bit_is_said_or_changes_nothing(copy, whole, name):
@@ -80,8 +72,8 @@ def test_a_flipped_bit_is_said_or_changes_nothing(copy, whole, name):
   # ArrayRecord pads with zeros, where a flip is harmless: most are elsewhere.
   used = np.flatnonzero(np.frombuffer(data, np.uint8))
   rng = np.random.default_rng(1)
-  bits = [8 * place + rng.integers(8) for place in rng.choice(used, 24)]
-  bits += [*rng.integers(0, 8 * len(data), 6)]
+  bits = [8 * place + rng.integers(8) for place in rng.choice(used, 16)]
+  bits += [*rng.integers(0, 8 * len(data), 4)]
   said = 0
   for bit in bits:
     damaged = bytearray(data)
@@ -96,7 +88,39 @@ def test_a_flipped_bit_is_said_or_changes_nothing(copy, whole, name):
     else:
       alike(found, expected)
   # ArrayRecord does not look at the first bytes of its file.
-  assert said >= 20
+  assert said >= 13
+
+
+def cut(folder):
+  os.truncate(folder / RECORDS, (folder / RECORDS).stat().st_size - 1000)
+
+
+def other_vocabulary(folder):
+  info = prepared_set.load(folder)
+  vocabulary = dataclasses.replace(info.vocabulary, extra_ids=50)
+  info = dataclasses.replace(info, vocabulary=vocabulary)
+  (folder / 'info.json').write_text(info.to_json())
+
+
+def of_a_later_format(folder):
+  info = json.loads((folder / 'info.json').read_text())
+  (folder / 'info.json').write_text(json.dumps(info | {'format': 7}))
+
+
+@pytest.mark.parametrize(
+  'damage, words',
+  [
+    (cut, 'train-00000.* is damaged .it has .* bytes instead of'),
+    (other_vocabulary, 'is not the vocabulary'),
+    (of_a_later_format, 'has format 7 and .* reads 1 and 2'),
+    (lambda copy: (copy / 'info.json').unlink(), 'no whole set .*begun'),
+    (lambda copy: (copy / 'train.lengths').unlink(), 'it has 0 bytes'),
+    (shutil.rmtree, 'holds no whole set of prepared data'),
+  ],
+)
+def test_damage_is_one_sentence(copy, damage, words):
+  damage(copy)
+  refused(words, read, copy)
 
 
 def test_lengths_are_checked_when_they_are_opened(copy):
@@ -106,8 +130,7 @@ def test_lengths_are_checked_when_they_are_opened(copy):
   first, other = 0, np.flatnonzero(lengths != lengths[0])[0]
   lengths[[first, other]] = lengths[[other, first]]
   lengths.tofile(path)
-  with pytest.raises(UserError, match=r'train.lengths is damaged \(its check'):
-    dataset(copy).open()
+  refused(r'train.lengths is damaged \(its check', dataset(copy).open)
   assert dataset(copy, 'validation').open()
 
 
@@ -137,13 +160,13 @@ def test_a_set_of_the_first_format_is_read_as_before(copy, whole, caplog):
   lengths = np.fromfile(copy / 'train.lengths', '<u2')
   lengths[0] -= 1
   lengths.tofile(copy / 'train.lengths')
-  with pytest.raises(UserError, match='not those of this set'):
-    read(copy)
+  refused('not those of this set', read, copy)
 
 
-def split_of(info, **fields):
-  train = info['splits']['train'] | fields
-  return {'splits': info['splits'] | {'train': train}}
+def of_train(**fields):
+  return lambda info: {
+    'splits': info['splits'] | {'train': info['splits']['train'] | fields}
+  }
 
 
 @pytest.mark.parametrize(
@@ -161,27 +184,24 @@ def split_of(info, **fields):
     lambda info: {'vocabulary': info['vocabulary'] | {'vocab_size': -1}},
     lambda info: {'vocabulary': {}},
     lambda info: {'unheard_of': 1},
-    lambda info: split_of(info, examples=True),
-    lambda info: split_of(info, examples=2.0),
-    lambda info: split_of(info, examples=0, shards=[]),
-    lambda info: split_of(info, tokens=-5),
-    lambda info: split_of(info, shards=[{'file': 'a'}]),
+    of_train(examples=True),
+    of_train(examples=2.0),
+    of_train(examples=0, shards=[]),
+    of_train(tokens=-5),
+    of_train(shards=[{'file': 'a'}]),
   ],
 )
 def test_a_value_of_the_wrong_kind_is_one_sentence(copy, change):
   """In the first format: in the second the checksum is wrong besides."""
   info = to_first_format(copy)
   (copy / 'info.json').write_text(json.dumps(info | change(info)))
-  with pytest.raises(UserError, match=r'info.json is damaged or was') as error:
-    prepared_set.load(copy)
-  assert '\n' not in str(error.value) and str(error.value).endswith('.')
+  refused('info.json is damaged or was', prepared_set.load, copy)
 
 
-def test_a_text_that_was_cut_or_spoilt_is_one_sentence(copy, whole):
-  data = (whole / 'info.json').read_bytes()
+def test_a_text_that_was_cut_or_spoilt_is_one_sentence(copy):
+  data = (copy / 'info.json').read_bytes()
   spoilt = [data[:size] for size in (0, 1, 40, len(data) // 2, len(data) - 2)]
   spoilt += [data.replace(b'"task"', b'"t\xffsk"'), b'\xff\xfe', b'5', b'null']
-  for text in spoilt:
+  for text in [*spoilt, b'[]']:
     (copy / 'info.json').write_bytes(text)
-    with pytest.raises(UserError, match=r'info.json is damaged or was'):
-      prepared_set.load(copy)
+    refused('info.json is damaged or was', prepared_set.load, copy)

@@ -16,24 +16,24 @@ def library():
   return list(embedded.docstrings())
 
 
-@pytest.fixture
-def walked(library, monkeypatch, tmp_path):
-  """The library without the walk, and a cache folder of its own."""
-  monkeypatch.setattr(embedded, 'docstrings', lambda: iter(library))
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  return library
+@pytest.fixture(scope='module')
+def made(library):
+  """The labelled sentences, and what functions return."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(embedded, 'docstrings', lambda: iter(library))
+    return embedded_tasks.labelled_sentences(), embedded_tasks.returned()
 
 
 def squeezed(text):
   return ' '.join(text.split())
 
 
-def test_sentences_are_balanced_and_of_their_package(walked):
-  found = embedded_tasks.labelled_sentences()
+def test_sentences_are_balanced_and_of_their_package(library, made):
+  found, _ = made
   assert len(found['train']) >= 400
   assert 200 <= len(found['validation']) <= embedded_tasks.TEST_EXAMPLES
   text = collections.defaultdict(str)
-  for module, _, docstring in walked:
+  for module, _, docstring in library:
     text[module.partition('.')[0]] += '\n' + squeezed(docstring)
   for examples in found.values():
     labels = collections.Counter(label for _, label in examples)
@@ -48,15 +48,12 @@ def test_sentences_are_balanced_and_of_their_package(walked):
     # Not all of one label, then all of the other.
     half = [label for _, label in examples[: len(examples) // 2]]
     assert 0.35 < half.count('importlib') / len(half) < 0.65
-
-
-def test_no_sentence_and_no_docstring_is_in_both_splits(walked):
-  found = embedded_tasks.labelled_sentences()
+  # No sentence and no docstring is in both splits.
   train, test = ({s for s, _ in found[split]} for split in found)
   assert len(train) == len(found['train']) and not train & test
   # Where a sentence stands in several docstrings, the first counts.
   home = {}
-  for module, _, docstring in walked:
+  for module, _, docstring in library:
     if module.partition('.')[0] in embedded_tasks.LABELS:
       for sentence in embedded_tasks._sentences(docstring):
         home.setdefault(sentence, docstring)
@@ -90,12 +87,12 @@ def test_a_sentence_of_both_packages_is_in_neither(monkeypatch):
   assert found and not [s for s in found if 'also said' in s]
 
 
-def test_answers_are_spans_and_splits_are_disjoint(walked):
-  found = embedded_tasks.returned()
+def test_answers_are_spans_and_splits_are_disjoint(library, made):
+  _, found = made
   assert len(found['train']) >= 300
   assert 200 <= len(found['validation']) <= embedded_tasks.TEST_EXAMPLES
   known = {
-    (module, name): text for module, name, text in walked if 'eturn' in text
+    (module, name): text for module, name, text in library if 'eturn' in text
   }
   for examples in found.values():
     for module, name, context, start, answer in examples:
@@ -129,7 +126,9 @@ def test_what_is_asked_for(monkeypatch, docstring, answer):
     assert found[0][4].startswith(answer)
 
 
-def test_the_files_are_the_same_each_time(walked, monkeypatch, tmp_path):
+def test_the_files_are_the_same_each_time(library, made, monkeypatch, tmp_path):
+  monkeypatch.setattr(embedded, 'docstrings', lambda: iter(library))
+
   def texts(folder):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / folder))
     files = [
@@ -140,38 +139,29 @@ def test_the_files_are_the_same_each_time(walked, monkeypatch, tmp_path):
     return [pathlib.Path(file).read_text(encoding='utf-8') for file in files]
 
   first = texts('a')
-  monkeypatch.setattr(
-    embedded_tasks, 'labelled_sentences', lambda: pytest.fail('built again')
-  )
-  assert texts('a') == first
-  monkeypatch.undo()
-  monkeypatch.setattr(embedded, 'docstrings', lambda: iter(walked))
   assert texts('b') == first
+  for name in ('labelled_sentences', 'returned'):
+    monkeypatch.setattr(
+      embedded_tasks, name, lambda: pytest.fail('built again')
+    )
+  assert texts('a') == first
   assert set(json.loads(first[0].splitlines()[0])) == {'inputs', 'targets'}
-
-
-def test_the_questions_are_squad_s_json(walked):
-  folder = pathlib.Path(embedded_tasks.questions())
-  found = json.loads((folder / 'dev-v1.1.json').read_text(encoding='utf-8'))
+  # SQuAD's JSON: the answers are where it says.
   ids = []
-  for article in found['data']:
+  for article in json.loads(first[-1])['data']:
     for paragraph in article['paragraphs']:
       for question in paragraph['qas']:
         ids.append(question['id'])
         for answer in question['answers']:
-          start = answer['answer_start']
-          context = paragraph['context']
-          assert context[start:].startswith(answer['text'])
-  assert (
-    len(set(ids)) == len(ids) == len(embedded_tasks.returned()['validation'])
-  )
+          context = paragraph['context'][answer['answer_start'] :]
+          assert context.startswith(answer['text'])
+  assert len(set(ids)) == len(ids) == len(made[1]['validation'])
 
 
 def test_bad_input_is_said(monkeypatch):
   with pytest.raises(errors.UserError, match="split is 'test'"):
     embedded_tasks.sentences('test')
   monkeypatch.setattr(embedded, 'docstrings', lambda: iter(()))
-  with pytest.raises(errors.UserError, match='no library sources'):
-    embedded_tasks.labelled_sentences()
-  with pytest.raises(errors.UserError, match='no library sources'):
-    embedded_tasks.returned()
+  for make in (embedded_tasks.labelled_sentences, embedded_tasks.returned):
+    with pytest.raises(errors.UserError, match='no library sources'):
+      make()

@@ -103,19 +103,20 @@ def test_a_label_outside_is_refused_with_its_line(tmp_path, source, ending):
 
 
 def test_slips_of_metrics_and_labels_are_refused(source):
-  byte = vocabularies.byte()
   for labels in ('yes', ['yes'], [], [1, 2]):
     with pytest.raises(errors.UserError, match='LABELS is'):
-      tasks.text_to_text(source, byte, labels=labels)
-  with pytest.raises(errors.UserError, match=r'metrics.normalized takes'):
-    tasks.text_to_text(source, byte, metric_fns=[scores.normalized])
-  with pytest.raises(errors.UserError, match=r"'acuracy'.*'accuracy', 'bleu'"):
-    tasks.text_to_text(source, byte, metric_fns=['acuracy'])
-  for labels in (None, ['no', 'yes', 'maybe']):
-    with pytest.raises(errors.UserError, match="'f1' needs two labels"):
-      tasks.text_to_text(source, byte, metric_fns='f1', labels=labels)
-  with pytest.raises(errors.UserError, match="'macro_f1' needs labels"):
-    tasks.text_to_text(source, byte, metric_fns=['macro_f1'])
+      tasks.text_to_text(source, vocabularies.byte(), labels=labels)
+  for metrics, labels, words in (
+    ([scores.normalized], None, r'metrics.normalized takes'),
+    (['acuracy'], None, "'acuracy'.*'accuracy', 'bleu'"),
+    ('f1', None, "'f1' needs two labels"),
+    ('f1', ['no', 'yes', 'maybe'], "'f1' needs two labels"),
+    (['macro_f1'], None, "'macro_f1' needs labels"),
+  ):
+    with pytest.raises(errors.UserError, match=words):
+      tasks.text_to_text(
+        source, vocabularies.byte(), metric_fns=metrics, labels=labels
+      )
 
 
 def test_metrics_by_name_know_the_labels(source):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import quick_jit
 from network_cases import model, params_of
 from small_run import VOCAB, Numbered, mesh_of
 
@@ -12,6 +13,7 @@ from t5x_variants.inference import evaluation
 from t5x_variants.training import losses
 from t5x_variants.weights import saved
 
+quick = quick_jit.quick
 SIZES = {'num_encoder_layers': 1, 'num_decoder_layers': 1, 'vocab_size': VOCAB}
 
 
@@ -24,11 +26,11 @@ def checkpoint(tmp_path_factory):
   return folder
 
 
-def run(checkpoint, dataset=None, module=None, mesh=None, **options):
+def run(checkpoint, module=None, mesh=None, **options):
   return evaluation.evaluate(
     module or model(**SIZES),
     checkpoint=str(checkpoint),
-    dataset=dataset or Numbered(last=24),
+    dataset=Numbered(last=24),
     mesh=mesh or mesh_of(1),
     logical_axis_rules=partitioning.standard_logical_axis_rules(),
     **options,
@@ -37,9 +39,10 @@ def run(checkpoint, dataset=None, module=None, mesh=None, **options):
 
 def test_it_is_the_mean_over_all_tokens(checkpoint, tmp_path, capsys):
   found = run(checkpoint, output=str(tmp_path / 'new/out.json'))
+  said = capsys.readouterr().out
   module, total, tokens = model(**SIZES), 0.0, 0
   for batch in Numbered(last=24).open():
-    logits = module.apply(
+    logits = quick_jit.jit(module.apply, static_argnames='enable_dropout')(
       {'params': params_of(module)},
       batch['encoder_input_tokens'],
       batch['decoder_input_tokens'],
@@ -53,32 +56,35 @@ def test_it_is_the_mean_over_all_tokens(checkpoint, tmp_path, capsys):
   assert found['loss'] == pytest.approx(total / tokens, rel=1e-5)
   assert (found['target_tokens'], found['batches']) == (tokens, 3)
   assert found['step'] == 3
-  assert json.loads(capsys.readouterr().out) == found
+  assert json.loads(said) == found
   assert json.loads((tmp_path / 'new/out.json').read_text()) == found
-
-
-def test_meshes_and_microbatches_agree(checkpoint):
-  one = run(checkpoint)
   for options in ({'mesh': mesh_of(4, 2)}, {'num_microbatches': 4}):
-    assert run(checkpoint, **options) == pytest.approx(one, rel=1e-5)
+    assert run(checkpoint, **options) == pytest.approx(found, rel=1e-5)
   assert run(checkpoint, eval_steps=1)['batches'] == 1
 
 
 def test_bad_input_is_refused(checkpoint, tmp_path):
-  with pytest.raises(errors.UserError, match='BATCH_SIZE is 8'):
-    run(checkpoint, num_microbatches=3)
-  with pytest.raises(errors.UserError, match='VOCAB_SIZE 13'):
-    small = model(**SIZES | {'vocab_size': 13})
-    saved.write(tmp_path / 'small', 1, params_of(small), '')
-    run(tmp_path / 'small', module=small)
-  with pytest.raises(errors.UserError, match='of GEGLU, and GELU was asked'):
-    run(checkpoint, module=model(**SIZES, gated=False))
-  with pytest.raises(errors.UserError, match='of GEGLU, and SwiGLU was asked'):
-    run(checkpoint, module=model(**SIZES, activation='swish'))
-  with pytest.raises(errors.UserError, match='not a checkpoint of this model'):
-    run(checkpoint, module=model(**SIZES | {'num_encoder_layers': 2}))
-  with pytest.raises(errors.UserError, match='holds no checkpoint'):
-    run(tmp_path / 'nowhere')
+  small = model(**SIZES | {'vocab_size': 13})
+  saved.write(tmp_path / 'small', 1, params_of(small), '')
   (tmp_path / 'file').write_text('')
-  with pytest.raises(errors.UserError, match='EVAL_OUTPUT'):
-    run(checkpoint, output=str(tmp_path / 'file/out.json'))
+  output = str(tmp_path / 'file/out.json')
+  deep = model(**SIZES | {'num_encoder_layers': 2})
+  for folder, options, words in (
+    (checkpoint, {'num_microbatches': 3}, 'BATCH_SIZE is 8'),
+    (tmp_path / 'small', {'module': small}, 'VOCAB_SIZE 13'),
+    (
+      checkpoint,
+      {'module': model(**SIZES, gated=False)},
+      'of GEGLU, and GELU was asked',
+    ),
+    (
+      checkpoint,
+      {'module': model(**SIZES, activation='swish')},
+      'of GEGLU, and SwiGLU was asked',
+    ),
+    (checkpoint, {'module': deep}, 'not a checkpoint of this model'),
+    (tmp_path / 'nowhere', {}, 'holds no checkpoint'),
+    (checkpoint, {'output': output}, 'EVAL_OUTPUT'),
+  ):
+    with pytest.raises(errors.UserError, match=words):
+      run(folder, **options)

@@ -7,34 +7,21 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
-from configs import t5_config
+import quick_jit
 from hypothesis import strategies
+from inference_cases import model
 from small_run import mesh_of
 
 from t5x_variants import errors
 from t5x_variants.data.text import texts, vocabularies
 from t5x_variants.distributed import partitioning
 from t5x_variants.inference import inference
-from t5x_variants.model import decoding, network, parameters
+from t5x_variants.model import decoding, parameters
 from t5x_variants.weights import saved
 
+quick = quick_jit.quick
 VOCABULARY = vocabularies.byte()
 LINES = ['Thank you <extra_id_0> me', '', 'naïve ☃', 'x' * 60, 'last']
-
-
-@functools.cache
-def model():
-  config = t5_config(
-    vocab_size=384,
-    emb_dim=16,
-    num_heads=2,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    head_dim=8,
-    mlp_dim=16,
-    activation='rational',
-  )
-  return network.Transformer(config)
 
 
 @pytest.fixture(scope='module')
@@ -61,7 +48,7 @@ def run(checkpoint, inputs, output=None, mode='predict', **options):
     model(),
     checkpoint=str(checkpoint[0]),
     vocabulary=VOCABULARY,
-    inputs=str(inputs),
+    inputs=None if inputs is None else str(inputs),
     output=None if output is None else str(output),
     mode=mode,
     logical_axis_rules=partitioning.standard_logical_axis_rules(),
@@ -131,15 +118,14 @@ def test_answers_are_the_decodes_in_the_order_of_the_inputs(
 def test_stopped_anywhere_and_started_again(
   decoder, checkpoint, questions, tmp_path
 ):
-  go = functools.partial(run, checkpoint, questions, decoder=decoder)
-  go(tmp_path / 'whole.jsonl')
-  whole = (tmp_path / 'whole.jsonl').read_bytes()
+  output = tmp_path / 'out.jsonl'
+  run(checkpoint, questions, output, decoder=decoder)
+  whole = output.read_bytes()
   ends = np.cumsum([len(line) for line in whole.splitlines(keepends=True)])
   for end in (5, ends[2] + 9, len(whole)):
-    go(tmp_path / 'broken.jsonl')
-    (tmp_path / 'broken.jsonl').write_bytes(whole[:end])
-    go(tmp_path / 'broken.jsonl')
-    assert (tmp_path / 'broken.jsonl').read_bytes() == whole
+    output.write_bytes(whole[:end])
+    run(checkpoint, questions, output, decoder=decoder)
+    assert output.read_bytes() == whole
 
 
 def test_outputs_of_other_inputs_or_settings_are_kept(
@@ -181,31 +167,17 @@ def test_scores_are_those_of_the_model(checkpoint, tmp_path):
 
 
 def test_a_mesh_gives_the_same_answers(checkpoint, questions, tmp_path):
+  found = []
   for name, mesh in (('one', mesh_of(1)), ('eight', mesh_of(4, 2))):
     run(checkpoint, questions, tmp_path / name, mesh=mesh, batch_size=4)
-  one, eight = records(tmp_path / 'one'), records(tmp_path / 'eight')
-  for a, b in zip(one, eight, strict=True):
-    assert [p['text'] for p in a['predictions']] == [
-      p['text'] for p in b['predictions']
-    ]
+    answers = [r['predictions'] for r in records(tmp_path / name)]
+    found.append([[p['text'] for p in each] for each in answers])
+  assert found[0] == found[1]
 
 
 def test_at_the_terminal(checkpoint, monkeypatch, capsys):
   monkeypatch.setattr('sys.stdin', iter(['one\n', 'two\n']))
-  inference.infer(
-    model(),
-    checkpoint=str(checkpoint[0]),
-    vocabulary=VOCABULARY,
-    inputs=None,
-    output=None,
-    mode='predict',
-    decoder=decoding.greedy,
-    input_length=40,
-    decode_length=6,
-    batch_size=1,
-    mesh=mesh_of(1),
-    logical_axis_rules=partitioning.standard_logical_axis_rules(),
-  )
+  run(checkpoint, None, decoder=decoding.greedy, batch_size=1)
   assert len(capsys.readouterr().out.splitlines()) == 2
 
 

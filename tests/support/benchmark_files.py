@@ -7,78 +7,70 @@ import json
 
 
 def _tsv(*rows):
-  return '\n'.join('\t'.join(row) for row in rows) + '\n'
+  """Rows whose cells are parted by bars here."""
+  return ''.join(row.replace('|', '\t') + '\n' for row in rows)
 
 
 def _jsonl(*rows):
   return '\n'.join(json.dumps(row) for row in rows) + '\n'
 
 
+def _records(keys, *rows):
+  return _jsonl(*(dict(zip(keys.split(), row, strict=True)) for row in rows))
+
+
 _MNLI_HEAD = (
-  'index promptID pairID genre sentence1_binary_parse sentence2_binary_parse'
-  ' sentence1_parse sentence2_parse sentence1 sentence2 label1'
-).split()
+  'index|promptID|pairID|genre|sentence1_binary_parse|sentence2_binary_parse|'
+  'sentence1_parse|sentence2_parse|sentence1|sentence2|label1|'
+)
 
 
-def _mnli(premise, hypothesis, label):
-  rest = ['0', '1', '1n', 'fiction', '(', '(', '(', '(']
-  return [*rest, premise, hypothesis, label]
-
-
-def _nli(*labels):
+def _nli(*labels, more=0):
   """MNLI's columns; training has one annotation, development sets five."""
-  rows = [_mnli(f'P{i}.', f'H{i}.', label) for i, label in enumerate(labels)]
-  return _tsv([*_MNLI_HEAD, 'gold_label'], *([*row, row[-1]] for row in rows))
-
-
-def _nli_dev(*labels):
-  more = ['label2', 'label3', 'label4', 'label5']
-  rows = [_mnli(f'P{i}.', f'H{i}.', label) for i, label in enumerate(labels)]
+  head = ''.join(f'label{i + 2}|' for i in range(more))
   return _tsv(
-    [*_MNLI_HEAD, *more, 'gold_label'],
-    *([*row, *(['neutral'] * 4), row[-1]] for row in rows),
+    f'{_MNLI_HEAD}{head}gold_label',
+    *(
+      f'0|1|1n|fiction|(|(|(|(|P{i}.|H{i}.|{x}|{"neutral|" * more}{x}'
+      for i, x in enumerate(labels)
+    ),
   )
 
 
 GLUE = {
   'CoLA': _tsv(
-    ['gj04', '1', '', 'They drank the pub dry.'],
-    ['gj04', '0', '*', 'They drank "the pub.'],
+    'gj04|1||They drank the pub dry.', 'gj04|0|*|They drank "the pub.'
   ),
-  'SST-2': _tsv(
-    ['sentence', 'label'], ['a joy ', '1'], ["it 's \u2028 dull ", '0']
-  ),
+  'SST-2': _tsv('sentence|label', 'a joy |1', "it 's \u2028 dull |0"),
   'MRPC': '\ufeff'
   + _tsv(
-    ['Quality', '#1 ID', '#2 ID', '#1 String', '#2 String'],
-    ['1', '10', '11', 'He said "no.', 'He refused.'],
-    ['0', '12', '13', 'It rose.', 'It fell.'],
+    'Quality|#1 ID|#2 ID|#1 String|#2 String',
+    '1|10|11|He said "no.|He refused.',
+    '0|12|13|It rose.|It fell.',
   ),
   'STS-B': _tsv(
-    [
-      *'index genre filename year old_index source1 source2'.split(),
-      *'sentence1 sentence2 score'.split(),
-    ],
-    [*('0 main f 2012 1 none none'.split()), 'A plane.', 'A jet.', '5.000'],
-    [*('1 main f 2012 1 none none'.split()), 'A man.', 'A fish.', '2.714'],
-    [*('2 main f 2012 1 none none'.split()), 'A cat.', 'Rain.', '0.100'],
-    [*('3 main f 2012 1 none none'.split()), 'A cat.', 'Sun.', '0.300'],
+    'index|genre|filename|year|old_index|source1|source2|sentence1|sentence2'
+    '|score',
+    '0|main|f|2012|1|none|none|A plane.|A jet.|5.000',
+    '1|main|f|2012|1|none|none|A man.|A fish.|2.714',
+    '2|main|f|2012|1|none|none|A cat.|Rain.|0.100',
+    '3|main|f|2012|1|none|none|A cat.|Sun.|0.300',
   ),
   'QQP': _tsv(
-    'id qid1 qid2 question1 question2 is_duplicate'.split(),
-    ['0', '1', '2', 'Why?', 'How come?', '1'],
-    ['1', '3', '4', 'Broken row', 'of too few'],
-    ['2', '5', '6', 'Who?', 'When?', '0'],
+    'id|qid1|qid2|question1|question2|is_duplicate',
+    '0|1|2|Why?|How come?|1',
+    '1|3|4|Broken row|of too few',
+    '2|5|6|Who?|When?|0',
   ),
   'QNLI': _tsv(
-    ['index', 'question', 'sentence', 'label'],
-    ['0', 'Who won?', 'Ann won.', 'entailment'],
-    ['1', 'Who lost?', 'It rained.', 'not_entailment'],
+    'index|question|sentence|label',
+    '0|Who won?|Ann won.|entailment',
+    '1|Who lost?|It rained.|not_entailment',
   ),
   'RTE': _tsv(
-    ['index', 'sentence1', 'sentence2', 'label'],
-    ['0', 'Ann won.', 'Somebody won.', 'entailment'],
-    ['1', 'Ann won.', 'Ann lost.', 'not_entailment'],
+    'index|sentence1|sentence2|label',
+    '0|Ann won.|Somebody won.|entailment',
+    '1|Ann won.|Ann lost.|not_entailment',
   ),
 }
 _MULTIRC = {
@@ -88,18 +80,17 @@ _MULTIRC = {
     'text': '<b>Sent 1: </b>Ann ran.<br><b>Sent 2: </b>Bob sat.<br>',
     'questions': [
       {
-        'question': 'Who ran?',
-        'idx': 3,
+        'question': question,
+        'idx': idx,
         'answers': [
-          {'text': 'Ann', 'idx': 8, 'label': 1},
-          {'text': 'Bob', 'idx': 9, 'label': 0},
+          dict(zip(('text', 'idx', 'label'), answer, strict=True))
+          for answer in answers
         ],
-      },
-      {
-        'question': 'Who sat?',
-        'idx': 4,
-        'answers': [{'text': 'Bob', 'idx': 10, 'label': 1}],
-      },
+      }
+      for question, idx, answers in (
+        ('Who ran?', 3, [('Ann', 8, 1), ('Bob', 9, 0)]),
+        ('Who sat?', 4, [('Bob', 10, 1)]),
+      )
     ],
   },
 }
@@ -144,57 +135,35 @@ def _wsc(text, candidate, pronoun, index, label, idx):
 
 
 SUPER_GLUE = {
-  'BoolQ': _jsonl(
-    {
-      'question': 'is it so',
-      'passage': 'So: It is.',
-      'idx': 0,
-      'label': True,
-    },
-    {'question': 'was it', 'passage': 'It was not.', 'idx': 1, 'label': False},
+  'BoolQ': _records(
+    'question passage idx label',
+    ('is it so', 'So: It is.', 0, True),
+    ('was it', 'It was not.', 1, False),
   ),
-  'CB': _jsonl(
-    {'premise': 'A?', 'hypothesis': 'a', 'label': 'neutral', 'idx': 0},
-    {'premise': 'B?', 'hypothesis': 'b', 'label': 'contradiction', 'idx': 1},
-    {'premise': 'C?', 'hypothesis': 'c', 'label': 'entailment', 'idx': 2},
+  'CB': _records(
+    'premise hypothesis label idx',
+    ('A?', 'a', 'neutral', 0),
+    ('B?', 'b', 'contradiction', 1),
+    ('C?', 'c', 'entailment', 2),
   ),
-  'COPA': _jsonl(
-    {
-      'premise': 'It fell.',
-      'choice1': 'It broke.',
-      'choice2': 'It flew.',
-      'question': 'effect',
-      'label': 0,
-      'idx': 0,
-    },
-    {
-      'premise': 'It fell.',
-      'choice1': 'It sang.',
-      'choice2': 'It slipped.',
-      'question': 'cause',
-      'label': 1,
-      'idx': 1,
-    },
+  'COPA': _records(
+    'premise choice1 choice2 question label idx',
+    ('It fell.', 'It broke.', 'It flew.', 'effect', 0, 0),
+    ('It fell.', 'It sang.', 'It slipped.', 'cause', 1, 1),
   ),
   'MultiRC': _jsonl(_MULTIRC),
   'ReCoRD': _jsonl(_RECORD),
-  'RTE': _jsonl(
-    {'premise': 'A.', 'hypothesis': 'B.', 'label': 'entailment', 'idx': 0},
-    {'premise': 'C.', 'hypothesis': 'D.', 'label': 'not_entailment', 'idx': 1},
+  'RTE': _records(
+    'premise hypothesis label idx',
+    ('A.', 'B.', 'entailment', 0),
+    ('C.', 'D.', 'not_entailment', 1),
   ),
-  'WiC': _jsonl(
-    {
-      'word': 'place',
-      'sentence1': 'A place of work.',
-      'sentence2': 'My place or yours?',
-      'idx': 0,
-      'label': False,
-      'start1': 2,
-      'start2': 3,
-      'end1': 7,
-      'end2': 8,
-      'version': 1.1,
-    },
+  'WiC': _records(
+    'word sentence1 sentence2 idx label start1 start2 end1 end2 version',
+    (
+      *('place', 'A place of work.', 'My place or yours?', 0, False),
+      *(2, 3, 7, 8, 1.1),
+    ),
   ),
   'WSC': _jsonl(
     _wsc('Ann thanked Bob because he had helped.', 'Bob', 'he', 4, True, 0),
@@ -202,35 +171,21 @@ SUPER_GLUE = {
     _wsc('"Ann  saw it," she said of use.', 'Ann', 'She', 3, True, 2),
   ),
 }
-SQUAD = json.dumps(
+_SQUAD_QUESTIONS = [
   {
-    'version': '1.1',
-    'data': [
-      {
-        'title': 'Rome',
-        'paragraphs': [
-          {
-            'context': "Ann's book (1854) came out\nin Rome.",
-            'qas': [
-              {
-                'id': 'x1',
-                'question': 'Where?',
-                'answers': [
-                  {'answer_start': 30, 'text': 'Rome'},
-                  {'answer_start': 27, 'text': 'in Rome'},
-                ],
-              },
-              {
-                'id': 'x2',
-                'question': 'Whose?',
-                'answers': [{'answer_start': 0, 'text': "Ann's"}],
-              },
-            ],
-          }
-        ],
-      }
-    ],
+    'id': id,
+    'question': question,
+    'answers': [{'answer_start': at, 'text': text} for at, text in answers],
   }
+  for id, question, answers in (
+    ('x1', 'Where?', [(30, 'Rome'), (27, 'in Rome')]),
+    ('x2', 'Whose?', [(0, "Ann's")]),
+  )
+]
+_SQUAD_TEXT = "Ann's book (1854) came out\nin Rome."
+_PARAGRAPH = {'context': _SQUAD_TEXT, 'qas': _SQUAD_QUESTIONS}
+SQUAD = json.dumps(
+  {'version': '1.1', 'data': [{'title': 'Rome', 'paragraphs': [_PARAGRAPH]}]}
 )
 
 
@@ -246,8 +201,8 @@ def write(folder):
     put(f'glue/{name}/train.tsv', text)
     put(f'glue/{name}/dev.tsv', text)
   put('glue/MNLI/train.tsv', _nli('neutral', 'entailment', 'contradiction'))
-  put('glue/MNLI/dev_matched.tsv', _nli_dev('entailment'))
-  put('glue/MNLI/dev_mismatched.tsv', _nli_dev('contradiction', 'neutral'))
+  put('glue/MNLI/dev_matched.tsv', _nli('entailment', more=4))
+  put('glue/MNLI/dev_mismatched.tsv', _nli('contradiction', 'neutral', more=4))
   for name, text in SUPER_GLUE.items():
     put(f'super_glue/{name}/train.jsonl', text)
     put(f'super_glue/{name}/val.jsonl', text)
@@ -262,7 +217,7 @@ _RECORD_INPUT = (
   ' met Bob in Rome. Bob paid. Ann left'
 )
 _RAN = 'paragraph: Sent 1: Ann ran. Sent 2: Bob sat. '
-_SQUAD = "context: Ann's book (1854) came out\nin Rome."
+_SQUAD = f'context: {_SQUAD_TEXT}'
 _WSC = 'wsc: Ann thanked Bob because *he* had helped.'
 _WSC_LAST = 'wsc: "Ann  saw it," *she* said of use.'
 

@@ -15,7 +15,9 @@ import pytest
 import safetensors.numpy
 from flax import serialization
 
+EMBEDDING = 'target.token_embedder.embedding'
 SCALE = 'target.decoder.decoder_norm.scale'
+NORM = 'encoder.final_layer_norm.weight'
 DEEP = '[' * 100_000 + ']' * 100_000
 
 
@@ -62,13 +64,18 @@ def piped(name):
 
 
 def truncated(name):
-  """Leaves ten bytes of every file in a folder."""
+  """Leaves ten bytes of a file, or of every file in a folder."""
 
   def act(folder, other):
-    for path in (folder / name).iterdir():
-      os.truncate(path, 10)
+    path = folder / name
+    for file in path.iterdir() if path.is_dir() else [path]:
+      os.truncate(file, 10)
 
   return act
+
+
+def absent(name):
+  return lambda folder, other: removed(folder / name)
 
 
 def foldered(name):
@@ -96,10 +103,13 @@ def header(change):
   return act
 
 
-def tensors(**values):
+def tensors(*left_out, **values):
+  """Leaves tensors out of a safetensors file, and puts others in."""
+
   def act(folder, other):
     file = folder / 'model.safetensors'
     content = safetensors.numpy.load_file(file) | values
+    content = {k: v for k, v in content.items() if k not in left_out}
     safetensors.numpy.save_file(content, file)
 
   return act
@@ -194,8 +204,8 @@ def shape(*sizes):
   return spec(metadata={'shape': list(sizes)})
 
 
-def raw(optimizer):
-  content = {'version': 3, 'optimizer': optimizer}
+def raw(optimizer, version=3):
+  content = {'version': version, 'optimizer': optimizer}
   return text('checkpoint', msgpack.packb(content))
 
 
@@ -215,215 +225,267 @@ def empty(**described):
   )
 
 
+def another(file, name):
+  """Replaces the file, or the folder, of one tensor by that of another."""
+
+  def act(folder, other):
+    removed(folder / file)
+    shutil.copytree(folder / name, folder / file)
+
+  return act
+
+
+# By what is said: the damage by its name.
 HF = {
-  'config is nested': (text('config.json', DEEP), 'not valid JSON'),
-  'config is a list': (text('config.json', '[1]'), 'not a JSON object'),
-  'config has bad bytes': (text('config.json', b'{"\xff"}'), 'not valid JSON'),
-  'config has a huge number': (
-    text('config.json', '{"d_model": 1' + '0' * 5000 + '}'),
-    'not valid JSON',
-  ),
-  'config is a folder': (foldered('config.json'), 'not a plain file'),
-  'config is a pipe': (piped('config.json'), 'not a plain file'),
-  'config is a link': (linked('config.json'), 'leads out of the folder'),
-  'block is a list': (
-    config(feed_forward_proj=['gated-gelu']),
-    "feed_forward_proj in config.json is .'gated-gelu'.; it must be a str",
-  ),
-  'block is an object': (config(feed_forward_proj={}), 'must be a str'),
-  'tied is a text': (config(tie_word_embeddings='no'), 'must be a bool'),
-  'activation is a text': (config(activation='relu'), 'must be a dict'),
-  'bart': (config(model_type='bart'), "of the type 'bart'; the types that can"),
-  'no type': (config(model_type=None), 'of the type None'),
-  'umt5': (config(model_type='umt5'), 'position bias in every layer'),
-  'weights are a link': (linked('model.safetensors'), 'leads out of the'),
-  'weights are a pipe': (piped('model.safetensors'), 'not a plain file'),
-  'weights are a folder': (foldered('model.safetensors'), 'not a plain file'),
-  'offsets': (
-    header(lambda c, first: c[first].update(data_offsets=[0, 10**12])),
-    'truncated or is not a safetensors file',
-  ),
-  'negative shape': (
-    header(lambda c, first: c[first].update(shape=[-1, 8])),
-    'truncated or is not a safetensors file',
-  ),
-  'unknown dtype': (
-    header(lambda c, first: c[first].update(dtype='Q7')),
-    'truncated or is not a safetensors file',
-  ),
-  'integers': (
-    header(lambda c, first: c[first].update(dtype='I32')),
-    'of dtype I32; those that can be read',
-  ),
-  'a name of two lines': (empty(aNEWLINEb=[0]), r"name 'a\\nb'"),
-  'a long name': (empty(**{'a' * 100_000: [0]}), "name 'aaa.*aaa'"),
-  'layers': (empty(**{'encoder/layers/x': [10**12, 0]}), '1000000000000, 0'),
-  'a name of ours': (
-    empty(**{'encoder/encoder_norm/scale': [0]}),
-    'no name that transformers gives',
-  ),
-  'not finite': (
-    tensors(**{'encoder.final_layer_norm.weight': np.float32([np.nan] * 8)}),
-    'encoder/encoder_norm/scale of .* not finite',
-  ),
-  'another table': (
-    tensors(**{'encoder.embed_tokens.weight': np.ones((40, 8), np.float32)}),
-    'encoder.embed_tokens.weight of .* differs from shared.weight',
-  ),
-  'index is no JSON': (index('x'), 'not valid JSON'),
-  'index is nested': (index(DEEP), 'not valid JSON'),
-  'index is a list': (index([]), 'not a JSON object'),
-  'index without map': (index({}), 'no weight_map'),
-  'map is a list': (index({'weight_map': ['a']}), 'no weight_map'),
-  'map of numbers': (mapped(1), 'no weight_map'),
-  'map of nothing': (mapped(None), 'no weight_map'),
-  'map out of the folder': (
-    mapped('../other/model.safetensors'),
-    'leads out of the folder',
-  ),
-  'map to an absolute path': (
-    mapped('OTHER/model.safetensors'),
-    'leads out of the folder',
-  ),
-  'map to a folder': (mapped('.'), 'not a plain file'),
-  'map to nothing': (mapped('x.safetensors'), "no file 'x.safetensors'"),
-  'map to no name': (
-    index('{"weight_map": {"a": "\\ud800"}}'),
-    'cannot be read: .* surrogates',
-  ),
-  'map to a zero byte': (mapped('a\0b'), 'cannot be read: embedded null'),
-  'map to a long name': (mapped('x' * 5000), 'cannot be read: File name too'),
-  'a tensor in two files': (twice, 'in more than one file'),
-  'a pickle is a pipe': (pickled(os.mkfifo), 'not a plain file'),
+  'not valid JSON': {
+    'config is nested': text('config.json', DEEP),
+    'config has bad bytes': text('config.json', b'{"\xff"}'),
+    'config has a huge number': text(
+      'config.json', '{"d_model": 1' + '0' * 5000 + '}'
+    ),
+    'config is truncated': truncated('config.json'),
+    'index is no JSON': index('x'),
+    'index is nested': index(DEEP),
+  },
+  'not a JSON object': {
+    'config is a list': text('config.json', '[1]'),
+    'index is a list': index([]),
+  },
+  'not a plain file': {
+    'config is a folder': foldered('config.json'),
+    'config is a pipe': piped('config.json'),
+    'weights are a pipe': piped('model.safetensors'),
+    'weights are a folder': foldered('model.safetensors'),
+    'map to a folder': mapped('.'),
+    'a pickle is a pipe': pickled(os.mkfifo),
+  },
+  'leads out of the folder': {
+    'config is a link': linked('config.json'),
+    'weights are a link': linked('model.safetensors'),
+    'map out of the folder': mapped('../other/model.safetensors'),
+    'map to an absolute path': mapped('OTHER/model.safetensors'),
+  },
+  "feed_forward_proj in config.json is .'gated-gelu'.; it must be a str": {
+    'block is a list': config(feed_forward_proj=['gated-gelu'])
+  },
+  'must be a str': {'block is an object': config(feed_forward_proj={})},
+  'must be a bool': {'tied is a text': config(tie_word_embeddings='no')},
+  'must be a dict': {'activation is a text': config(activation='relu')},
+  "of the type 'bart'; the types that can": {'bart': config(model_type='bart')},
+  'of the type None': {'no type': config(model_type=None)},
+  'position bias in every layer': {'umt5': config(model_type='umt5')},
+  "'gated-silu' there, 'gated-gelu' in this model": {
+    'another block': config(feed_forward_proj='gated-silu')
+  },
+  'num_heads: 3 there, 2 in this model': {
+    'other heads': config(num_heads=3, d_kv=2)
+  },
+  'tie_word_embeddings': {'tied': config(tie_word_embeddings=True)},
+  'relative_attention_max_distance: 256 there, 128': {
+    'another distance': config(relative_attention_max_distance=256)
+  },
+  'holds no checkpoint of Hugging Face': {'no config': absent('config.json')},
+  'holds no weights': {'no weights': absent('model.safetensors')},
+  'truncated or is not a safetensors file': {
+    'truncated': lambda folder, other: os.truncate(
+      folder / 'model.safetensors', 2000
+    ),
+    'offsets': header(
+      lambda c, first: c[first].update(data_offsets=[0, 10**12])
+    ),
+    'negative shape': header(lambda c, first: c[first].update(shape=[-1, 8])),
+    'unknown dtype': header(lambda c, first: c[first].update(dtype='Q7')),
+  },
+  'of dtype I32; those that can be read': {
+    'integers': header(lambda c, first: c[first].update(dtype='I32'))
+  },
+  r"name 'a\\nb'": {'a name of two lines': empty(aNEWLINEb=[0])},
+  "name 'aaa.*aaa'": {'a long name': empty(**{'a' * 100_000: [0]})},
+  '1000000000000, 0': {'layers': empty(**{'encoder/layers/x': [10**12, 0]})},
+  'no name that transformers gives': {
+    'a name of ours': empty(**{'encoder/encoder_norm/scale': [0]})
+  },
+  'encoder/encoder_norm/scale of .* not finite': {
+    'not finite': tensors(**{NORM: np.float32([np.nan] * 8)})
+  },
+  'encoder.embed_tokens.weight of .* differs from shared.weight': {
+    'another table': tensors(
+      **{'encoder.embed_tokens.weight': np.ones((40, 8), np.float32)}
+    )
+  },
+  'decoder/logits_dense/kernel: absent in the checkpoint': {
+    'no head': tensors('lm_head.weight')
+  },
+  r'extra: \[3\] in the checkpoint, absent in this model': {
+    'one more': tensors(extra=np.zeros(3))
+  },
+  r'encoder/encoder_norm/scale: \[9\] in the checkpoint, \[8\]': {
+    'a longer one': tensors(**{NORM: np.zeros(9, np.float32)})
+  },
+  'no weight_map': {
+    'index without map': index({}),
+    'map is a list': index({'weight_map': ['a']}),
+    'map of numbers': mapped(1),
+    'map of nothing': mapped(None),
+  },
+  "no file 'x.safetensors'": {'map to nothing': mapped('x.safetensors')},
+  'cannot be read: .* surrogates': {
+    'map to no name': index('{"weight_map": {"a": "\\ud800"}}')
+  },
+  'cannot be read: embedded null': {'map to a zero byte': mapped('a\0b')},
+  'cannot be read: File name too': {'map to a long name': mapped('x' * 5000)},
+  'in more than one file': {'a tensor in two files': twice},
 }
 TORCH = {
-  'bytes': (pickled(lambda file: file.write_bytes(b'x')), 'UnpicklingError'),
-  'a list': (pickled_by_torch(lambda torch: [1]), 'AttributeError'),
-  'a number': (
-    pickled_by_torch(lambda torch: {'shared.weight': 1}),
-    'AttributeError',
-  ),
-  'no name': (
-    pickled_by_torch(lambda torch: {1: torch.ones(3)}),
-    'name 1 and the shape',
-  ),
-  'integers': (
-    pickled_by_torch(lambda torch: {'x': torch.ones(3, dtype=torch.int32)}),
-    'something else than floating-point tensors',
-  ),
+  'UnpicklingError': {'bytes': pickled(lambda file: file.write_bytes(b'x'))},
+  'AttributeError': {
+    'a list': pickled_by_torch(lambda torch: [1]),
+    'a number': pickled_by_torch(lambda torch: {'shared.weight': 1}),
+  },
+  'name 1 and the shape': {
+    'no name': pickled_by_torch(lambda torch: {1: torch.ones(3)})
+  },
+  'something else than floating-point tensors': {
+    'integers': pickled_by_torch(
+      lambda torch: {'x': torch.ones(3, dtype=torch.int32)}
+    )
+  },
 }
 T5X = {
-  'nested': (text('checkpoint', b'\x81\xa1a' * 100_000), 'not a msgpack file'),
-  'an array of no type': (
-    raw(msgpack.ExtType(1, msgpack.packb(((2,), 'nope', b'12345678')))),
-    'not a msgpack file',
-  ),
-  'half a complex number': (
-    raw(msgpack.ExtType(2, msgpack.packb(()))),
-    'not a msgpack file',
-  ),
-  'chunks of nothing': (
-    raw({'__msgpack_chunked_array__': True}),
-    'not a msgpack file',
-  ),
-  'state is a list': (raw({'target': {}, 'state': [1]}), 'no parameters'),
-  'step is a text': (step('x'), "step 'x'; a step is a whole number"),
-  'step is a list': (step([1]), r'step \[1\]'),
-  'step is huge': (step(2**40), 'step 1099511627776'),
-  'step is negative': (step(-5), 'step -5'),
-  'parameters are a list': (target([1]), 'holds no parameters'),
-  'parameters are a text': (target('x'), 'holds no parameters'),
-  'parameters are nothing': (target(None), 'holds no parameters'),
-  'a number as name': (
-    text(
-      'checkpoint',
-      b'\x82\xa7version\x03\xa9optimizer\x82\xa5state\x80\xa6target\x81\x01\x02',
+  'not a msgpack file': {
+    'nested': text('checkpoint', b'\x81\xa1a' * 100_000),
+    'an array of no type': raw(
+      msgpack.ExtType(1, msgpack.packb(((2,), 'nope', b'12345678')))
     ),
-    r'\(1,\) is no name',
-  ),
-  'a path as name': (target({'../x': np.zeros(2)}), 'is no name'),
-  'a leaf is a text': (leaf('x'), 'neither values nor a shape'),
-  'a leaf is a list': (leaf([1.0] * 8), 'neither values nor a shape'),
-  'a leaf of integers': (leaf(np.ones(8, np.int32)), 'of dtype int32'),
-  'a leaf of complex numbers': (leaf(np.ones(8, 'c8')), 'of dtype complex64'),
-  'no metadata': (spec(metadata=None), 'neither values nor a shape'),
-  'metadata is a text': (spec(metadata='x'), 'neither values nor a shape'),
-  'shape of texts': (shape('8'), r"shape \('8',\)"),
-  'shape of fractions': (shape(8.0), r'shape \(8.0,\)'),
-  'negative shape': (shape(-8), r'shape \(-8,\)'),
-  'shape of lists': (shape([8]), r'shape \(\[8\],\)'),
-  'huge shape': (shape(10**15), r'shape \(1000000000000000,\)'),
-  'layers': (
-    packed(
+    'half a complex number': raw(msgpack.ExtType(2, msgpack.packb(()))),
+    'chunks of nothing': raw({'__msgpack_chunked_array__': True}),
+  },
+  'checkpoint is truncated or is not a msgpack': {
+    'truncated': truncated('checkpoint')
+  },
+  'of version 1 of t5x checkpoints; those that can be read are 2 and 3': {
+    'an old version': raw({}, version=1)
+  },
+  'no parameters': {'state is a list': raw({'target': {}, 'state': [1]})},
+  "step 'x'; a step is a whole number": {'step is a text': step('x')},
+  r'step \[1\]': {'step is a list': step([1])},
+  'step 1099511627776': {'step is huge': step(2**40)},
+  'step -5': {'step is negative': step(-5)},
+  'holds no parameters': {
+    'no optimizer': raw({}),
+    'parameters are a list': target([1]),
+    'parameters are a text': target('x'),
+    'parameters are nothing': target(None),
+  },
+  r'\(1,\) is no name': {
+    'a number as name': raw({'state': {}, 'target': {1: 2}})
+  },
+  'is no name': {'a path as name': target({'../x': np.zeros(2)})},
+  'neither values nor a shape': {
+    'a leaf is a text': leaf('x'),
+    'a leaf is a list': leaf([1.0] * 8),
+    'no metadata': spec(metadata=None),
+    'metadata is a text': spec(metadata='x'),
+  },
+  'of dtype int32': {
+    'a leaf of integers': leaf(np.ones(8, np.int32)),
+    'zarr of integers': zarray(dtype='<i4'),
+  },
+  'of dtype complex64': {'a leaf of complex numbers': leaf(np.ones(8, 'c8'))},
+  r"shape \('8',\)": {'shape of texts': shape('8')},
+  r'shape \(8.0,\)': {'shape of fractions': shape(8.0)},
+  r'shape \(-8,\)': {'negative shape': shape(-8)},
+  r'shape \(\[8\],\)': {'shape of lists': shape([8])},
+  r'shape \(1000000000000000,\)': {'huge shape': shape(10**15)},
+  r'shape \(2000, 0\)': {
+    'layers': packed(
       lambda content: content['target']['encoder'].update(
         layers={'x': np.zeros((2000, 0))}
       )
-    ),
-    r'shape \(2000, 0\)',
-  ),
-  'layers twice': (
-    packed(
+    )
+  },
+  'both layer by layer': {
+    'layers twice': packed(
       lambda content: content['target']['encoder'].update(
         layers=content['target']['encoder']['layers_0']
         | {'mlp': {'wi_0': {'kernel': np.ones((1, 8, 12), np.float32)}}}
       )
-    ),
-    'both layer by layer',
-  ),
-  'store is a list': (spec(kvstore=[1]), 'no folder inside the checkpoint'),
-  'store is a text': (spec(kvstore='file:///x'), 'no folder inside'),
-  'store at a number': (stored(3), 'no folder inside'),
-  'store at nothing': (stored(''), 'no folder inside'),
-  'store outside': (stored(f'../../other/{SCALE}'), 'no folder inside'),
-  'store around': (stored(f'../checkpoint_7/{SCALE}'), 'no folder inside'),
-  'store at the root': (stored(f'/{SCALE}'), 'no folder inside'),
-  'store at a zero byte': (stored('a\0b'), 'no folder inside'),
-  'zarr is nested': (text(f'{SCALE}/.zarray', DEEP), 'not valid JSON'),
-  'zarr has bad bytes': (text(f'{SCALE}/.zarray', b'\xff'), 'not valid JSON'),
-  'zarr of integers': (zarray(dtype='<i4'), 'of dtype int32'),
-  'zarr of two fields': (
-    zarray(dtype=[['a', '<f4'], ['b', '<f4']]),
-    'scale of .* cannot be read',
-  ),
-  'zarr of another shape': (zarray(shape=[9]), r'shape \[9\]'),
-  'huge chunks': (zarray(chunks=[10**12]), r'hold \[1000000000000\] values'),
-  'no chunks': (zarray(chunks=[0]), 'scale of .* cannot be read'),
-  'unknown compressor': (
-    zarray(compressor={'id': 'x'}),
-    'scale of .* cannot be read',
-  ),
-  'a chunk is another file': (
-    lambda folder, other: os.rename(
+    )
+  },
+  'no folder inside the checkpoint': {'store is a list': spec(kvstore=[1])},
+  'no folder inside': {
+    'store is a text': spec(kvstore='file:///x'),
+    'store at a number': stored(3),
+    'store at nothing': stored(''),
+    'store outside': stored(f'../../other/{SCALE}'),
+    'store around': stored(f'../checkpoint_7/{SCALE}'),
+    'store at the root': stored(f'/{SCALE}'),
+    'store at a zero byte': stored('a\0b'),
+  },
+  'not valid JSON': {
+    'zarr is nested': text(f'{SCALE}/.zarray', DEEP),
+    'zarr has bad bytes': text(f'{SCALE}/.zarray', b'\xff'),
+  },
+  r'shape \[9\]': {'zarr of another shape': zarray(shape=[9])},
+  r'encoder/encoder_norm/scale .* shape \[2, 32\]': {
+    'another tensor': another(
+      SCALE.replace('decoder', 'encoder'),
+      'target.encoder.relpos_bias.rel_embedding',
+    )
+  },
+  r'hold \[1000000000000\] values': {'huge chunks': zarray(chunks=[10**12])},
+  'scale of .* cannot be read': {
+    'zarr of two fields': zarray(dtype=[['a', '<f4'], ['b', '<f4']]),
+    'no chunks': zarray(chunks=[0]),
+    'unknown compressor': zarray(compressor={'id': 'x'}),
+    'a chunk is empty': text(f'{SCALE}/0', ''),
+  },
+  'token_embedder/embedding of .* cannot be read': {
+    'a chunk is truncated': truncated(f'{EMBEDDING}/1.0'),
+    'zarr is truncated': truncated(f'{EMBEDDING}/.zarray'),
+  },
+  'encoder/layers_0/mlp/wi_0/kernel of .* cannot be read': {
+    'a tensor is missing': absent('target.encoder.layers_0.mlp.wi_0.kernel')
+  },
+  # tensorstore would read zeros.
+  '1 of its 4 files are missing': {'no chunk': absent(f'{EMBEDDING}/0.1')},
+  '1 of its 2 files are missing': {
+    'a chunk is another file': lambda folder, other: os.rename(
       folder / SCALE / '0', folder / SCALE / 'junk'
-    ),
-    '1 of its 2 files are missing',
-  ),
-  'a chunk is empty': (text(f'{SCALE}/0', ''), 'scale of .* cannot be read'),
-  'a chunk is a pipe': (piped(f'{SCALE}/0'), 'not a plain file'),
-  'a chunk is a folder': (foldered(f'{SCALE}/0'), 'files are missing'),
-  'a chunk is a link': (linked(f'{SCALE}/0'), 'leads out of the folder'),
-  'a tensor is a link': (linked(SCALE), 'leads out of the folder'),
-  'the file is a link': (linked('checkpoint'), 'leads out of the folder'),
-  'the file is a pipe': (piped('checkpoint'), 'holds no checkpoint of t5x'),
+    )
+  },
+  'not a plain file': {'a chunk is a pipe': piped(f'{SCALE}/0')},
+  'files are missing': {'a chunk is a folder': foldered(f'{SCALE}/0')},
+  'leads out of the folder': {
+    'a chunk is a link': linked(f'{SCALE}/0'),
+    'a tensor is a link': linked(SCALE),
+    'the file is a link': linked('checkpoint'),
+  },
+  'holds no checkpoint of t5x': {
+    'the file is a pipe': piped('checkpoint'),
+    'no file': absent('checkpoint'),
+  },
 }
 ORBAX = {
-  'nested': (text('state/_METADATA', DEEP), 'not valid JSON'),
-  'bad bytes': (text('state/_METADATA', b'\xff'), 'not valid JSON'),
-  'a list': (text('state/_METADATA', '[1]'), 'not a JSON object'),
-  'tree is a text': (edited('state/_METADATA', tree_metadata='x'), 'be read'),
-  'a pipe': (piped('state/_METADATA'), 'not a plain file'),
-  'a link': (linked('state/_METADATA'), 'leads out of the folder'),
-  'manifest is a pipe': (piped('state/manifest.ocdbt'), 'not a plain file'),
-  'manifest is empty': (text('state/manifest.ocdbt', ''), 'cannot be read'),
-  'entries are truncated': (
-    truncated('state/d'),
-    'cannot be read: OUT_OF_RANGE',
-  ),
-  'values are truncated': (
-    truncated('state/ocdbt.process_0/d'),
-    'cannot be read: OUT_OF_RANGE',
-  ),
-  'values are a link': (linked('state/d'), 'leads out of the folder'),
+  'not valid JSON': {
+    'nested': text('state/_METADATA', DEEP),
+    'bad bytes': text('state/_METADATA', b'\xff'),
+  },
+  'not a JSON object': {'a list': text('state/_METADATA', '[1]')},
+  'be read': {'tree is a text': edited('state/_METADATA', tree_metadata='x')},
+  'not a plain file': {
+    'a pipe': piped('state/_METADATA'),
+    'manifest is a pipe': piped('state/manifest.ocdbt'),
+  },
+  'leads out of the folder': {
+    'a link': linked('state/_METADATA'),
+    'values are a link': linked('state/d'),
+  },
+  'cannot be read': {'manifest is empty': text('state/manifest.ocdbt', '')},
+  'cannot be read: OUT_OF_RANGE': {
+    'entries are truncated': truncated('state/d'),
+    'values are truncated': truncated('state/ocdbt.process_0/d'),
+  },
 }
 CASES = [
   pytest.param(
@@ -433,11 +495,12 @@ CASES = [
     id=f'{kind}-{name}',
     marks=[pytest.mark.hf] if kind == 'torch' else [],
   )
-  for kind, cases in (
+  for kind, table in (
     ('hf', HF),
     ('torch', TORCH),
     ('t5x', T5X),
     ('orbax', ORBAX),
   )
-  for name, (damage, said) in cases.items()
+  for said, cases in table.items()
+  for name, damage in cases.items()
 ]

@@ -116,6 +116,16 @@ def their_logits(loaded, inputs, shifted):
     ).logits.numpy()
 
 
+def assert_same_logits(loaded, model, params, rtol=0):
+  """Fails unless transformers computes our logits."""
+  inputs, shifted, targets = batch()
+  ours = our_logits(model, params, inputs, shifted, targets)
+  assert np.abs(ours).max() > 0.1
+  np.testing.assert_allclose(
+    their_logits(loaded, inputs, shifted), ours, rtol=rtol, atol=1e-4
+  )
+
+
 def assert_same(folder, model, params):
   names = traverse_util.flatten_dict(params, sep='/')
   found = hugging_face.open_folder(str(folder), model.config, names)

@@ -1,11 +1,16 @@
 """A small model, its parameters and a batch, as t5x's trainer has them."""
 
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from configs import t5_config
 
 from t5x_variants.model import network, parameters
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 B, K, L = 4, 12, 8
 # With 128, so that Adafactor factors some matrices and keeps others whole.
@@ -65,3 +70,11 @@ def randomised(module):
     return jnp.asarray(x, jnp.float32)
 
   return jax.tree_util.tree_map_with_path(value, shapes)
+
+
+def write_own_task(folder):
+  """Writes the module and the gin file that docs/from_t5x.md shows."""
+  text = (ROOT / 'docs/from_t5x.md').read_text(encoding='utf-8')
+  for kind, name in (('python', 'my_tasks.py'), ('', 'my_task.gin')):
+    block = re.search(rf'```{kind}\n# {name}\n(.*?)```', text, re.DOTALL)[1]
+    (folder / name).write_text(block, encoding='utf-8')

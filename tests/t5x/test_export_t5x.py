@@ -74,29 +74,26 @@ def shapes_of(tree):
   return {name: tuple(leaf.shape) for name, leaf in flat(tree).items()}
 
 
-@pytest.mark.parametrize('scan', [False, True])
-def test_our_reader_reads_back_what_was_exported(scan, run, tmp_path, capsys):
+@pytest.mark.parametrize(
+  'scan, unrolled', [(False, False), (True, False), (True, True)]
+)
+def test_import_t5x_reads_back_what_was_exported(
+  scan, unrolled, run, tmp_path, capsys
+):
+  """Scanned layers one by one on request."""
   _, params = run('rational_glu', f'SCAN_LAYERS = {scan}')
-  step = export(tmp_path)
+  asked = ['SCAN_LAYERS = False'] if unrolled else []
+  step = export(tmp_path, gin_bindings=asked)
   assert f'INITIAL_CHECKPOINT_PATH="\'{step}\'"' in capsys.readouterr().err
   found = t5x.open_checkpoint(str(step))
   assert found.step == STEP
   values = found.read()
-  assert values.keys() == flat(params).keys()
-  for name, value in flat(params).items():
-    np.testing.assert_array_equal(values[name], value, name)
-  # As text, it says what it is of.
-  assert saved.variant_of(layout.settings(step.parent)) == 'Rational GLU'
-
-
-def test_scanned_layers_are_written_one_by_one_on_request(run, tmp_path):
-  _, params = run('polynorm', 'SCAN_LAYERS = True')
-  step = export(tmp_path, gin_bindings=['SCAN_LAYERS = False'])
-  values = t5x.open_checkpoint(str(step)).read()
-  want = flat(network.unstack_layers(params))
+  want = flat(network.unstack_layers(params) if unrolled else params)
   assert values.keys() == want.keys()
   for name, value in want.items():
     np.testing.assert_array_equal(values[name], value, name)
+  # As text, it says what it is of.
+  assert saved.variant_of(layout.settings(step.parent)) == 'Rational GLU'
 
 
 @pytest.mark.parametrize(
@@ -232,19 +229,10 @@ def test_t5x_s_own_network_takes_it(run, restored, t5x_module, tmp_path):
   """Unrolled layers; the activation through T5Config.mlp_activations."""
   theirs = t5x_module('t5x.examples.t5.network')
   ours, params = run('rational_glu')
+  sizes = 'vocab_size emb_dim num_heads head_dim mlp_dim'.split()
+  sizes += ['num_encoder_layers', 'num_decoder_layers']
   config = theirs.T5Config(
-    **{
-      name: getattr(ours.config, name)
-      for name in (
-        'vocab_size',
-        'emb_dim',
-        'num_heads',
-        'num_encoder_layers',
-        'num_decoder_layers',
-        'head_dim',
-        'mlp_dim',
-      )
-    },
+    **{name: getattr(ours.config, name) for name in sizes},
     mlp_activations=for_t5x.mlp_activations(
       ours.config.feed_forward.activation, True
     ),

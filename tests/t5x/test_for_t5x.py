@@ -31,8 +31,7 @@ from t5x_variants.training import optimizer, train_state, train_step
 @pytest.mark.parametrize('dtype', [jnp.int32, jnp.float32])
 def test_initialisation_as_t5x_calls_it(packed, dtype):
   """Its evaluation leaves the tokens' type to a default, which is float32."""
-  extra = [f'{s}_{k}' for s in ('encoder', 'decoder') for k in ('positions',)]
-  extra += ['encoder_segment_ids', 'decoder_segment_ids']
+  extra = [k for k in batch() if k.endswith(('_positions', '_segment_ids'))]
   init = functools.partial(model().init, decode=False, enable_dropout=False)
   variables = jax.eval_shape(
     init,
@@ -233,10 +232,14 @@ def test_submeshes_divide_every_slice(name):
 
 
 def test_a_submesh_that_cannot_be():
-  with pytest.raises(errors.UserError, match=r'is 3: .*\[1, 2, 4, 8\]'):
-    for_t5x.submesh(3, slice_of(2, 4, 1, 1))
-  with pytest.raises(errors.UserError, match=r'is 16: .*\[1, 2, 4, 8\]'):
-    for_t5x.submesh(16, slice_of(2, 2, 1, 2))
+  for size, devices in (
+    (3, slice_of(2, 4, 1, 1)),
+    (16, slice_of(2, 2, 1, 2)),
+    *((size, cpus(2, 4)) for size in (0, 3, 6, 16, 2.0, None, '2')),
+  ):
+    words = rf'MODEL_AXIS_SIZE is {size!r}: .*\[1, 2, 4, 8\]'
+    with pytest.raises(errors.UserError, match=words):
+      for_t5x.submesh(size, devices)
 
 
 def cpus(processes, each):
@@ -254,12 +257,6 @@ def cpus(processes, each):
 )
 def test_without_a_tpu_devices_of_one_process_come_first(size, submesh):
   assert for_t5x.submesh(size, cpus(2, 4)) == submesh
-
-
-@pytest.mark.parametrize('size', [0, 3, 6, 16, 2.0, None, '2'])
-def test_a_model_axis_that_does_not_divide_the_devices(size):
-  with pytest.raises(errors.UserError, match=r'MODEL_AXIS_SIZE is .*4, 8\]'):
-    for_t5x.submesh(size, cpus(2, 4))
 
 
 def test_a_gpu_s_mesh_is_t5x_s_own(monkeypatch):
@@ -291,14 +288,14 @@ def task():
 def test_a_model_gets_its_task_s_vocabulary(task):
   for feature in ('inputs', 'targets'):
     assert tasks.vocabulary(task, feature, 384) == vocabularies.byte()
-  with pytest.raises(errors.UserError, match=r'359 ids.*VOCAB_SIZE=256'):
-    tasks.vocabulary(task, 'inputs', 256)
-  with pytest.raises(errors.UserError, match=r'no feature .sources.'):
-    tasks.vocabulary(task, 'sources')
-  with pytest.raises(errors.UserError, match=r'prepared.*gin/data/embedded'):
-    tasks.vocabulary(None, 'inputs')
-  with pytest.raises(errors.UserError, match=r'not registered.*gin/data'):
-    tasks.vocabulary('nothing', 'inputs')
+  for arguments, words in (
+    ((task, 'inputs', 256), r'359 ids.*VOCAB_SIZE=256'),
+    ((task, 'sources'), 'no feature .sources.'),
+    ((None, 'inputs'), r'prepared.*gin/data/embedded'),
+    (('nothing', 'inputs'), r'not registered.*gin/data'),
+  ):
+    with pytest.raises(errors.UserError, match=words):
+      tasks.vocabulary(*arguments)
 
 
 def test_a_task_s_metric_is_its_loss(task):
@@ -400,20 +397,16 @@ def test_t5x_s_own_network_with_our_activations(name, gated, t5x_module):
   """The same tree and the same logits as ours."""
   theirs = t5x_module('t5x.examples.t5.network')
   ours = model(activation=name, gated=gated)
-  sizes = dict(SIZES)
   their = theirs.Transformer(
     theirs.T5Config(
-      **sizes, mlp_activations=for_t5x.mlp_activations(name, gated)
+      **SIZES, mlp_activations=for_t5x.mlp_activations(name, gated)
     )
   )
   params = randomised(ours)
   init = functools.partial(their.init, enable_dropout=False)
   rows = batch()
-  tokens = (
-    rows['encoder_input_tokens'],
-    rows['decoder_input_tokens'],
-    rows['decoder_target_tokens'],
-  )
+  names = ('encoder_input', 'decoder_input', 'decoder_target')
+  tokens = [rows[f'{name}_tokens'] for name in names]
   variables = unfreeze(jax.eval_shape(init, jax.random.key(0), *tokens))
   assert jax.tree.map(jnp.shape, variables['params']) == jax.tree.map(
     jnp.shape, params

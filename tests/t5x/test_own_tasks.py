@@ -1,6 +1,5 @@
 """A seqio task of one's own under our trainer, as docs/from_t5x.md has it."""
 
-import pathlib
 import re
 import sys
 
@@ -8,28 +7,16 @@ import gin
 import numpy as np
 import pytest
 import seqio
+from t5x_cases import write_own_task
 
 from t5x_variants.cli import gin_utils, gin_values
 from t5x_variants.data import config
 
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-def blocks():
-  """The module and the gin file that the page shows."""
-  text = (ROOT / 'docs' / 'from_t5x.md').read_text(encoding='utf-8')
-  return [
-    re.search(rf'```{kind}\n# {name}\n(.*?)```', text, re.DOTALL)[1]
-    for kind, name in (('python', 'my_tasks.py'), ('', 'my_task.gin'))
-  ]
-
 
 @pytest.fixture
-def files(tmp_path, monkeypatch):
-  """These, in a folder that Python finds modules in; the gin file's path."""
-  module, settings = blocks()
-  (tmp_path / 'my_tasks.py').write_text(module, encoding='utf-8')
-  (tmp_path / 'my_task.gin').write_text(settings, encoding='utf-8')
+def settings(tmp_path, monkeypatch):
+  """The gin file, in a folder that Python finds its module in."""
+  write_own_task(tmp_path)
   monkeypatch.syspath_prepend(str(tmp_path))
   yield str(tmp_path / 'my_task.gin')
   sys.modules.pop('my_tasks', None)
@@ -37,13 +24,11 @@ def files(tmp_path, monkeypatch):
     seqio.TaskRegistry.remove('my_task')
 
 
-def test_a_gin_file_that_imports_the_module_is_all(files, tmp_path):
+def test_a_gin_file_that_imports_the_module_is_all(settings, tmp_path):
   """The rows are the task's, and a restart goes on with the next of them."""
   gin_utils.parse(
     [
-      'gin/models/tiny.gin',
-      'gin/variants/geglu.gin',
-      files,
+      *('gin/models/tiny.gin', 'gin/variants/geglu.gin', settings),
       'gin/runs/pretrain.gin',
     ],
     ['MODEL_DIR = "x"', 'TRAIN_STEPS = 1', 'BATCH_SIZE = 2'],

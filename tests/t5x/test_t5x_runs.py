@@ -19,8 +19,8 @@ import forked
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-import test_own_tasks
 from flax import traverse_util
+from t5x_cases import write_own_task
 
 from t5x_variants import activations
 from t5x_variants.weights import t5x
@@ -114,6 +114,16 @@ def coefficients(checkpoint):
   }
 
 
+def names_of(coefficients):
+  """Those of two layers a stack."""
+  return {
+    f'{stack}/layers_{index}/mlp/activation/{name}'
+    for stack in ('encoder', 'decoder')
+    for index in range(2)
+    for name in coefficients
+  }
+
+
 def records(folder, pattern):
   (file,) = folder.glob(pattern)
   return [json.loads(line) for line in file.read_text().splitlines()]
@@ -155,12 +165,7 @@ def test_train_restart_evaluate_score_and_predict(variant, launch, tmp_path):
   start, end = (coefficients(run / f'checkpoint_{n}') for n in (0, 40))
   record = {'rational': 'rational', 'polynorm': 'polynorm'}.get(variant)
   initial = activations.get(record).init() if record else {}
-  assert set(end) == {
-    f'{stack}/layers_{index}/mlp/activation/{name}'
-    for stack in ('encoder', 'decoder')
-    for index in range(2)
-    for name in initial
-  }
+  assert set(end) == names_of(initial)
   for name, value in end.items():
     print(variant, name, start[name], '->', value)
     np.testing.assert_allclose(start[name], initial[name.split('/')[-1]])
@@ -214,22 +219,17 @@ def test_a_restart_is_an_unbroken_run(launch, tmp_path):
     np.testing.assert_array_equal(value, two[name], err_msg=name)
 
 
-def test_finetuning_on_pairs_begins_at_a_checkpoint(launch, tmp_path):
+def test_finetuning_on_pairs_begins_at_a_checkpoint(launch, tmp_path, pairs):
   """Of other data than it was pretrained on; a restart goes on."""
   first, second = tmp_path / 'first', tmp_path / 'second'
   train(launch, first, 'polynorm', 20)
-  lines = [
-    json.dumps({'inputs': f'{n} plus one', 'targets': str(n + 1)})
-    for n in range(200)
-  ]
-  (tmp_path / 'pairs.jsonl').write_text('\n'.join(lines))
 
   def tune(steps):
     return launch(
       'train',
       *files('polynorm', 'finetune', 'pairs'),
       *bindings(
-        PAIRS=str(tmp_path / 'pairs.jsonl'),
+        PAIRS=pairs,
         MODEL_DIR=str(second),
         TRAIN_STEPS=steps,
         INITIAL_CHECKPOINT_PATH=str(first / 'checkpoint_20'),
@@ -378,9 +378,7 @@ def test_another_variant_starts_from_a_checkpoint(
 @pytest.mark.parametrize('script', ['t5x', 't5x_variants'])
 def test_a_task_of_one_s_own(script, launch, tmp_path):
   """By the gin file of docs/from_t5x.md, which imports its module."""
-  module, settings = test_own_tasks.blocks()
-  (tmp_path / 'my_tasks.py').write_text(module, encoding='utf-8')
-  (tmp_path / 'my_task.gin').write_text(settings, encoding='utf-8')
+  write_own_task(tmp_path)
   run = 'gin/runs' if script == 't5x_variants' else 'gin/t5x'
   values = MICRO | {'MODEL_DIR': 'run', 'TRAIN_STEPS': 2, **PERIODS}
   launch(
@@ -521,12 +519,7 @@ def test_our_activations_in_t5x_s_network(launch, tmp_path):
     *bindings(MODEL_DIR='run', TRAIN_STEPS=10, **THEIR_VALUES),
   )
   start, end = (coefficients(run / f'checkpoint_{n}') for n in (0, 10))
-  assert set(end) == {
-    f'{stack}/layers_{index}/mlp/activation/{name}'
-    for stack in ('encoder', 'decoder')
-    for index in range(2)
-    for name in ('numerator', 'denominator')
-  }
+  assert set(end) == names_of(('numerator', 'denominator'))
   for name, value in end.items():
     assert np.any(value != start[name]), name
 
@@ -597,13 +590,9 @@ def test_a_step_with_kernels_compiles_for_the_tpus(
   """t5x's step, partitioner and mesh; the TPU compiler, without a TPU."""
   t5x_module('t5x')
   paths = [str(ROOT), *filter(None, sys.path)]
+  script = str(ROOT / 'tests/support/t5x_compile.py')
   done = subprocess.run(
-    [
-      sys.executable,
-      str(ROOT / 'tests/support/t5x_compile.py'),
-      topology,
-      str(size),
-    ],
+    [sys.executable, script, topology, str(size)],
     env=os.environ | {'PYTHONPATH': os.pathsep.join(paths), 'XLA_FLAGS': ''},
     capture_output=True,
     text=True,

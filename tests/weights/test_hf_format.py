@@ -1,10 +1,9 @@
 """Folders of transformers, looked at without it."""
 
 import functools
-import json
-import os
 import resource
 
+import damage_cases
 import jax
 import numpy as np
 import pytest
@@ -166,91 +165,18 @@ def test_what_cannot_be_expressed_is_refused(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def change_config(**changes):
-  def act(folder):
-    file = folder / 'config.json'
-    content = json.loads(file.read_text()) | changes
-    file.write_text(json.dumps(content))
-
-  return act
-
-
-def change_tensors(change):
-  def act(folder):
-    file = folder / 'model.safetensors'
-    tensors = safetensors.numpy.load_file(file)
-    change(tensors)
-    safetensors.numpy.save_file(tensors, file)
-
-  return act
-
-
-@pytest.mark.parametrize(
-  'damage, said',
-  [
-    (
-      lambda folder: os.truncate(folder / 'model.safetensors', 2000),
-      'truncated or is not a safetensors file',
-    ),
-    (
-      lambda folder: os.truncate(folder / 'config.json', 50),
-      'config.json is not valid JSON',
-    ),
-    (
-      lambda folder: (folder / 'config.json').unlink(),
-      'holds no checkpoint of Hugging Face',
-    ),
-    (
-      lambda folder: (folder / 'model.safetensors').unlink(),
-      'holds no weights',
-    ),
-    (
-      change_config(feed_forward_proj='gated-silu'),
-      "'gated-silu' there, 'gated-gelu' in this model",
-    ),
-    (change_config(num_heads=3, d_kv=2), 'num_heads: 3 there, 2 in this model'),
-    (change_config(tie_word_embeddings=True), 'tie_word_embeddings'),
-    (
-      change_config(relative_attention_max_distance=256),
-      'relative_attention_max_distance: 256 there, 128',
-    ),
-    (
-      change_tensors(lambda tensors: tensors.pop('lm_head.weight')),
-      'decoder/logits_dense/kernel: absent in the checkpoint',
-    ),
-    (
-      change_tensors(lambda tensors: tensors.update(extra=np.zeros(3))),
-      r'extra: \[3\] in the checkpoint, absent in this model',
-    ),
-    (
-      change_tensors(
-        lambda tensors: tensors.update(
-          {'encoder.final_layer_norm.weight': np.zeros(9, np.float32)}
-        )
-      ),
-      r'encoder/encoder_norm/scale: \[9\] in the checkpoint, \[8\]',
-    ),
-  ],
-)
-def test_a_folder_that_is_not_this_model(folder, damage, said):
-  damage(folder)
-  with pytest.raises(errors.UserError, match=said):
-    fit.exact(opened(folder), shapes_of(CONFIG), '')
-
-
 def test_what_other_versions_of_transformers_write(folder):
   """Other words for the same, and the table three times over."""
-  change_config(
+  damage_cases.config(
     feed_forward_proj='gated-gelu_new',
     tie_word_embeddings=True,
     scale_decoder_outputs=False,
-  )(folder)
-
-  def repeat(tensors):
-    for stack in ('encoder', 'decoder'):
-      tensors[f'{stack}.embed_tokens.weight'] = tensors['shared.weight'].copy()
-
-  change_tensors(repeat)(folder)
+  )(folder, None)
+  file = folder / 'model.safetensors'
+  tensors = safetensors.numpy.load_file(file)
+  for stack in ('encoder', 'decoder'):
+    tensors[f'{stack}.embed_tokens.weight'] = tensors['shared.weight'].copy()
+  safetensors.numpy.save_file(tensors, file)
   params = fit.exact(opened(folder), shapes_of(CONFIG), '')
   expected = traverse_util.unflatten_dict(random_values(CONFIG), sep='/')
   jax.tree.map(np.testing.assert_array_equal, params, expected)
