@@ -7,7 +7,7 @@ r"""Evaluates a checkpoint, or predictions in a file.
 
 Prints one JSON object: the loss over the whole held-out split, in nats per
 target token, the share of tokens predicted, and the metrics that the tasks
-have. With gin/runs/judge.gin instead: the metrics of predictions in a file.
+have. With gin/runs/score.gin instead: the metrics of predictions in a file.
 """
 
 from t5x_variants.cli import gin_utils
@@ -21,7 +21,7 @@ def main() -> None:
   from t5x_variants.inference import evaluation
 
   logs.quiet()
-  if evaluate := gin_utils.started(evaluation.evaluate, evaluation.judge):
+  if evaluate := gin_utils.started(evaluation.evaluate, evaluation.score):
     evaluate()
 
 

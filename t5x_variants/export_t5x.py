@@ -27,7 +27,7 @@ def main() -> None:
   """Reads a run, checks that it is of the model described, then writes."""
   from t5x_variants import logs
   from t5x_variants.model import parameters
-  from t5x_variants.weights import fit, saved, to_t5x
+  from t5x_variants.weights import matching, saved, to_t5x
 
   logs.quiet()
   found, output = exporting.open_run()
@@ -37,7 +37,7 @@ def main() -> None:
     print(config)
     return
   shapes, axes = parameters.shapes_and_axes(model)
-  params = fit.exact(found, shapes, exporting.CURE)
+  params = matching.exact(found, shapes, exporting.SUGGESTION)
 
   def write(folder) -> None:
     (folder / 'config.gin').write_text(config, encoding='utf-8')

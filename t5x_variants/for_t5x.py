@@ -5,7 +5,7 @@ own defaults leave open:
 
   mlp_activations   any activation inside t5x's own networks, one set of
                     coefficients per layer
-  factor_rules      Adafactor's rules, with an error that names the cure
+  factor_rules      Adafactor's rules, with an error that says what to add
   optimizer         Adafactor with a group of its own for learned coefficients
   model_dir         refuses a MODEL_DIR that holds another run
   checkpoint        refuses a checkpoint of another model

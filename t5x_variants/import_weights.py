@@ -38,7 +38,7 @@ flags.DEFINE_string(
 )
 gin_utils.define_flags()
 FLAGS = flags.FLAGS
-_CURE = (
+_SUGGESTION = (
   'Give the model and variant files it was made with. To start another '
   'variant from these weights, import them as they are, then train with '
   '--gin.INITIAL_CHECKPOINT_PATH and --gin.INITIAL_CHECKPOINT_PARTIAL=True.'
@@ -49,7 +49,7 @@ def main() -> None:
   """Reads the gin files and the checkpoint, compares, then writes."""
   from t5x_variants import logs
   from t5x_variants.model import parameters
-  from t5x_variants.weights import fit, foreign, saved
+  from t5x_variants.weights import foreign, matching, saved
 
   logs.quiet()
   if not FLAGS.checkpoint:
@@ -66,10 +66,10 @@ def main() -> None:
   begun = time.perf_counter()
   found = foreign.open_checkpoint(FLAGS.checkpoint, model.config, shapes)
   if FLAGS.dry_run:
-    fit.check(found, shapes, _CURE)
+    matching.check(found, shapes, _SUGGESTION)
     print(f'# {found.where} (step {found.step}) is of this model')
     return
-  params = fit.exact(found, shapes, _CURE)
+  params = matching.exact(found, shapes, _SUGGESTION)
   saved.write(output, found.step, params, config)
   logs.say(
     f'{parameters.count(shapes):,} parameters of {found.where} (step '

@@ -5,8 +5,9 @@ r"""Compiles a run for a TPU slice, without a TPU.
     --gin_file=gin/tpu/v5e-256.gin --gin_file=gin/runs/precompile.gin
 
 Prints what the TPU compiler says, and runs nothing. Exit status: 0 it fits, 1
-it does not, with the nearest cure, 2 a wrong setting. Needs libtpu and no TPU.
-tools/tpu/slice_table.py fills the table of docs/tpu.md with it.
+it does not, with the nearest settings that fit, 2 a wrong setting. It needs
+libtpu and no TPU. tools/tpu/slice_table.py fills the table of docs/tpu.md with
+it.
 """
 
 import json
@@ -47,15 +48,15 @@ def main() -> None:
     print('# every macro has a value')
     return
   of, devices = compiling.open_slice(FLAGS.topology)
-  workshop = compiling.Workshop(plan, devices)
-  heads = report.heads(of, workshop)
+  aot = compiling.AotProgram(plan, devices)
+  heads = report.heads(of, aot)
   print('\n'.join(report.head_lines(heads)), flush=True)
-  if plan.model_axis_size is None and workshop.plan.model_axis_size != 1:
+  if plan.model_axis_size is None and aot.plan.model_axis_size != 1:
     print(
       f'note: a batch of {plan.batch_size} rows needs MODEL_AXIS_SIZE='
-      f'{workshop.plan.model_axis_size} here; give it to training too.'
+      f'{aot.plan.model_axis_size} here; give it to training too.'
     )
-  figures = dict(_compiled(workshop, plan.programs))
+  figures = dict(_compiled(aot, plan.programs))
   if FLAGS.record:
     pathlib.Path(FLAGS.record).write_text(
       json.dumps(heads | {'programs': figures}), encoding='utf-8'
@@ -71,30 +72,30 @@ def _check_record(file: pathlib.Path) -> None:
     )
 
 
-def _compiled(workshop, programs):
+def _compiled(aot, programs):
   """Compiles and prints each program; yields its name and figures."""
   from t5x_variants.tpu import compiling, memory, report
 
-  chip = compiling.chip_of(workshop)
-  estimate = memory.estimate_of(workshop)
-  if memory.hopeless(estimate, chip):
-    _does_not_fit(workshop, 'the estimate, without compiling', estimate.total)
+  chip = compiling.chip_of(aot)
+  estimate = memory.estimate_of(aot)
+  if memory.clearly_too_large(estimate, chip):
+    _does_not_fit(aot, 'the estimate, without compiling', estimate.total)
   for program in programs:
     try:
-      compiled = workshop.compile(program)
+      compiled = aot.compile(program)
     except compiling.DoesNotFit as error:
       print(f'{program}: {error}')
-      _does_not_fit(workshop, 'the compiler', memory.asked_for(str(error)))
-    found = report.figures(workshop, program, compiled)
+      _does_not_fit(aot, 'the compiler', memory.asked_for(str(error)))
+    found = report.figures(aot, program, compiled)
     print('\n'.join(report.program_lines(found)), flush=True)
     yield program, found
 
 
-def _does_not_fit(workshop, who: str, needed: int | None) -> None:
-  """Prints the nearest cure and ends with exit status 1."""
+def _does_not_fit(aot, who: str, needed: int | None) -> None:
+  """Prints the nearest settings that fit and ends with exit status 1."""
   from t5x_variants.tpu import report
 
-  print(report.verdict(workshop, who, needed))
+  print(report.out_of_memory_report(aot, who, needed))
   raise SystemExit(1)
 
 

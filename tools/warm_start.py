@@ -31,7 +31,7 @@ from t5x_variants.data import config as data_config
 from t5x_variants.model import parameters
 from t5x_variants.run_dir import records
 from t5x_variants.training import train_state
-from t5x_variants.weights import fit, saved
+from t5x_variants.weights import matching, saved
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _ROWS = 8
@@ -128,8 +128,11 @@ def logits(described: pathlib.Path, weights: pathlib.Path) -> np.ndarray:
     dataset = gin_utils.configured(data_config.DatasetConfig)()
   batch = next(dataclasses.replace(dataset, batch_size=_ROWS).open())
   shapes, _ = parameters.shapes_and_axes(model)
-  taken, _ = fit.initial(
-    saved.open_checkpoint(weights), shapes, fit.variant_of(model.config), True
+  taken, _ = matching.initial(
+    saved.open_checkpoint(weights),
+    shapes,
+    matching.variant_of(model.config),
+    True,
   )
   tx = optax.identity()
   create = jax.jit(functools.partial(train_state.create, model, tx))

@@ -25,7 +25,7 @@ from t5x_variants.analysis import pages, plots
 from t5x_variants.data import config as data_config
 from t5x_variants.model import network, parameters
 from t5x_variants.run_dir import layout
-from t5x_variants.weights import fit, saved
+from t5x_variants.weights import matching, saved
 
 ROWS = 8  # held-out rows in one batch: bounds the memory
 TYPICAL = 32  # rows over which a row-wise activation is drawn
@@ -91,8 +91,8 @@ def read_params(
   """The step and the parameters, as numpy, of the newest checkpoint."""
   found = saved.open_checkpoint(run)
   shapes, _ = parameters.shapes_and_axes(model)
-  cure = 'Its config.gin was not written by the same run.'
-  return found.step, dict(fit.exact(found, shapes, cure))
+  suggestion = 'Its config.gin was not written by the same run.'
+  return found.step, dict(matching.exact(found, shapes, suggestion))
 
 
 def observe(

@@ -16,7 +16,7 @@ if typing.TYPE_CHECKING:
   from t5x_variants.weights import source
 
 FLAGS = flags.FLAGS
-CURE = 'Give its model and variant files by --gin_file.'
+SUGGESTION = 'Give its model and variant files by --gin_file.'
 
 
 def define_flags() -> None:
@@ -61,7 +61,8 @@ def model_of(found: 'source.Source') -> 'tuple[network.Transformer, str]':
   file = pathlib.Path(found.where).parent.parent / 'config.gin'
   if not FLAGS.gin_file and not file.is_file():
     raise errors.UserError(
-      f'The file {file}, which describes the model, does not exist. {CURE}'
+      f'The file {file}, which describes the model, does not exist. '
+      f'{SUGGESTION}'
     )
   try:
     return gin_utils.read_model(
@@ -71,7 +72,7 @@ def model_of(found: 'source.Source') -> 'tuple[network.Transformer, str]':
     if FLAGS.gin_file:
       raise
     # An older version of this package may have written it.
-    raise errors.UserError(f'{error} {CURE}') from error
+    raise errors.UserError(f'{error} {SUGGESTION}') from error
 
 
 def check(found: 'source.Source', model: 'network.Transformer') -> None:
@@ -81,13 +82,13 @@ def check(found: 'source.Source', model: 'network.Transformer') -> None:
     errors.UserError: they differ; the message says where.
   """
   from t5x_variants.model import parameters
-  from t5x_variants.weights import fit
+  from t5x_variants.weights import matching
 
   shapes, _ = parameters.shapes_and_axes(model)
-  fit.check(found, shapes, CURE)
-  variant = fit.variant_of(model.config)
+  matching.check(found, shapes, SUGGESTION)
+  variant = matching.variant_of(model.config)
   if None not in (found.variant, variant) and found.variant != variant:
     raise errors.UserError(
       f'The folder {found.where} is a checkpoint of {found.variant}, the gin '
-      f'files are of {variant}. {CURE}'
+      f'files are of {variant}. {SUGGESTION}'
     )

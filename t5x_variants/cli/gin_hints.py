@@ -26,7 +26,7 @@ _MARKS = {
 _COMMANDS = {
   'compiling.Plan': 'python -m t5x_variants.precompile',
   'evaluation.evaluate': 'python -m t5x_variants.evaluate',
-  'evaluation.judge': 'python -m t5x_variants.evaluate',
+  'evaluation.score': 'python -m t5x_variants.evaluate',
   'inference.infer': 'python -m t5x_variants.infer',
   'sweeps.Sweep': 'python -m t5x_variants.sweep',
   'trainer.train': 'python -m t5x_variants.train',
@@ -117,7 +117,7 @@ def one_of(names: Sequence[str]) -> str:
   return f'--gin_file=gin/{kind}/X.gin with X one of {", ".join(stems)}'
 
 
-def cure(folder: pathlib.Path, macro: str, function: Callable) -> str:
+def suggestion(folder: pathlib.Path, macro: str, function: Callable) -> str:
   """How a macro without a value gets one: by a shipped file, or by a flag."""
   defined = gin_values.defined()
   runs = run_files(folder, function)

@@ -282,11 +282,13 @@ def configured(function: Callable) -> Callable:
     errors.UserError: no gin file configures it (the run file is missing), or
       macros have no value, or values cannot be meant; all of these at once.
   """
-  by_cure: dict[str, list[str]] = {}
+  by_suggestion: dict[str, list[str]] = {}
   for name in gin_values.missing():
-    cure = gin_hints.cure(gin_folder(), name, function)
-    by_cure.setdefault(cure, []).append(name)
-  lines = [f'{", ".join(names)}: {cure}' for cure, names in by_cure.items()]
+    suggestion = gin_hints.suggestion(gin_folder(), name, function)
+    by_suggestion.setdefault(suggestion, []).append(name)
+  lines = [
+    f'{", ".join(names)}: {text}' for text, names in by_suggestion.items()
+  ]
   if not gin_hints.is_configured(function):
     wrong = gin_hints.wrong_run_file(gin_folder(), function, _given)
     if wrong:

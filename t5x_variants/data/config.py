@@ -102,7 +102,7 @@ class DatasetConfig:
       )
 
   def open(self, shard_index: int = 0, num_shards: int = 1) -> Batches:
-    """Opens one of `num_shards` disjoint shares of the split."""
+    """Opens one of `num_shards` disjoint shards of the split."""
     options: dict[str, Any] = {
       'task_feature_lengths': self.task_feature_lengths,
       'split': self.split,

@@ -136,7 +136,7 @@ class Batches:
       if self._empty:
         raise errors.UserError(
           f'The data of {self._what} has no example: the documents of this'
-          " split, or of this host's share of it, are too few or too short."
+          " split, or of this host's shard of it, are too few or too short."
         ) from None
       raise
     except tf.errors.OpError as error:
@@ -152,7 +152,7 @@ class Batches:
     return np.pad(value, [(0, missing), (0, 0)]) if missing else value
 
   def padding(self) -> dict[str, np.ndarray]:
-    """A batch of nothing, for a host whose share ends before another's."""
+    """A batch of nothing, for a host whose shard ends before another's."""
     return {
       name: np.zeros([self._rows, *spec.shape[1:]], spec.dtype.as_numpy_dtype)
       for name, spec in self._spec.items()

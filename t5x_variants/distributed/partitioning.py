@@ -102,14 +102,14 @@ def _laid_out(shape: tuple[int, int], devices) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class Shard:
   """Which rows of every batch a process reads.
 
   Attributes:
-    index: of the share.
-    count: of shares; fewer than processes where the model axis is wider than
+    index: of the shard.
+    count: of shards; fewer than processes where the model axis is wider than
       a host, whose rows others need as well.
-    first: whether this process is the first that reads the share.
+    first: whether this process is the first that reads the shard.
   """
 
   index: int
@@ -117,8 +117,8 @@ class Share:
   first: bool
 
 
-def data_share(mesh: Mesh, process: int | None = None) -> Share:
-  """The share of a process: the rows that lie on its devices.
+def data_shard(mesh: Mesh, process: int | None = None) -> Shard:
+  """The shard of a process: the rows that lie on its devices.
 
   Args:
     mesh: over the devices of all processes, axes `data` and `model`.
@@ -132,10 +132,10 @@ def data_share(mesh: Mesh, process: int | None = None) -> Share:
   for place, device in np.ndenumerate(mesh.devices):
     owner = rows.setdefault(device.process_index, set())
     owner.add(place[mesh.axis_names.index('data')])
-  shares = sorted({tuple(sorted(mine)) for mine in rows.values()})
+  shards = sorted({tuple(sorted(mine)) for mine in rows.values()})
   if (
-    sum(map(len, shares)) != mesh.shape['data']
-    or len(set(map(len, shares))) != 1
+    sum(map(len, shards)) != mesh.shape['data']
+    or len(set(map(len, shards))) != 1
   ):
     raise errors.UserError(
       f'The mesh {dict(mesh.shape)} over {len(rows)} hosts cuts the batch '
@@ -144,7 +144,7 @@ def data_share(mesh: Mesh, process: int | None = None) -> Share:
     )
   mine = tuple(sorted(rows[process]))
   readers = [p for p in sorted(rows) if tuple(sorted(rows[p])) == mine]
-  return Share(shares.index(mine), len(shares), readers[0] == process)
+  return Shard(shards.index(mine), len(shards), readers[0] == process)
 
 
 def check_batch(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> None:

@@ -2,8 +2,8 @@
 
 Training evaluates on the first EVAL_STEPS batches, so as not to wait; this is
 the same sum over all of them. Where a task has metrics its inputs are decoded
-and judged and its targets scored, see `task_metrics`. The predictions can be
-written, and those of a file judged in their place, as JSON lines in the order
+and measured and its targets scored, see `task_metrics`. The predictions can be
+written, and those of a file measured in their place, as JSON lines in the order
 of the split:
 
   {"task": ..., "inputs": ..., "target": ..., "prediction": ...}
@@ -75,13 +75,13 @@ def evaluate(
     total, count = _total(
       model, params, batches, mesh, num_microbatches, eval_steps
     )
-    judged = {}
+    measured = {}
     if tasks is not None:
       written = predictions_output is not None
       predictions = tasks.predict(
         params, tasks.tasks if written else tasks.predicted
       )
-      judged = tasks.metrics(predictions, tasks.score(params))
+      measured = tasks.metrics(predictions, tasks.score(params))
       if predictions_output is not None:
         _write(
           'PREDICTIONS_OUTPUT',
@@ -98,7 +98,7 @@ def evaluate(
     'target_tokens': tokens,
     'batches': count,
     'step': step,
-  } | judged
+  } | measured
   text = json.dumps(found)
   print(text)
   if output is not None:
@@ -137,10 +137,10 @@ def _evaluator(model, dataset, mesh, settings, predictions_output):
         f'PREDICTIONS_OUTPUT is {predictions_output}, but {tasks.missing()}.'
       )
     return tasks
-  return tasks if tasks.judged else None
+  return tasks if tasks.measured else None
 
 
-def judge(
+def score(
   *,
   dataset: data_config.DatasetConfig,
   task_decoding: task_metrics.Settings,
@@ -160,7 +160,7 @@ def judge(
     errors.UserError: the file cannot be read, or is of another length than
       the split, or no task has a metric.
   """
-  tasks = task_metrics.Judge(dataset, task_decoding)
+  tasks = task_metrics.Scorer(dataset, task_decoding)
   of_scores = ''
   if tasks.scored:
     names = ', '.join(task.name for task in tasks.scored)
@@ -181,14 +181,14 @@ def judge(
       f'{wanted} examples: give one line for each, in the order of the split.'
     )
   rest = iter(found)
-  judged = tasks.metrics(
+  measured = tasks.metrics(
     {t.name: list(itertools.islice(rest, len(t))) for t in tasks.tasks}, {}
   )
-  text = json.dumps(judged)
+  text = json.dumps(measured)
   print(text)
   if output is not None:
     _write('EVAL_OUTPUT', output, text + '\n')
-  return judged
+  return measured
 
 
 def _read(path: str) -> list[str]:

@@ -7,7 +7,7 @@ import jax
 from t5x_variants import errors
 from t5x_variants.distributed import partitioning
 from t5x_variants.model import network, parameters
-from t5x_variants.weights import fit, saved
+from t5x_variants.weights import matching, saved
 
 
 def load(
@@ -39,7 +39,7 @@ def load(
     )
   shapes, axes = parameters.shapes_and_axes(model)
   found = saved.open_checkpoint(checkpoint)
-  asked = fit.variant_of(model.config)
+  asked = matching.variant_of(model.config)
   if None not in (found.variant, asked) and found.variant != asked:
     # Several variants have the same parameters.
     raise errors.UserError(
@@ -47,7 +47,7 @@ def load(
       f'{asked} was asked for: give the variant file (gin/variants/) it was '
       'made with.'
     )
-  params = fit.exact(
+  params = matching.exact(
     found, shapes, 'Give the model and variant files it was made with.'
   )
   shardings = partitioning.param_shardings(

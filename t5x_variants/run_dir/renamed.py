@@ -52,9 +52,9 @@ PARAMETERS = {
   'trainer.train.test_split': 'evaluator.EvaluationConfig.test_split',
   'trainer.train.max_to_keep': 'checkpoints.CheckpointConfig.max_to_keep',
   'trainer.train.keep_period': 'checkpoints.CheckpointConfig.keep_period',
-  'trainer.train.initial_checkpoint': 'fit.InitialWeightsConfig.path',
+  'trainer.train.initial_checkpoint': 'matching.InitialWeightsConfig.path',
   'trainer.train.initial_checkpoint_partial': (
-    'fit.InitialWeightsConfig.partial'
+    'matching.InitialWeightsConfig.partial'
   ),
   'trainer.train.periods': None,
   'network.T5Config.activation': 'mlp.FeedForwardConfig.activation',
@@ -74,7 +74,7 @@ _LINKS = {
   'evaluator.EvaluationConfig': ('trainer.train.evaluation', 'training'),
   'checkpoints.CheckpointConfig': ('trainer.train.checkpointing', 'training'),
   'mlp.FeedForwardConfig': ('network.T5Config.feed_forward', 'model'),
-  'fit.InitialWeightsConfig': ('trainer.train.initial_weights', 'weights'),
+  'matching.InitialWeightsConfig': ('trainer.train.initial_weights', 'weights'),
 }
 _IMPORT = re.compile(
   r'^from t5x_variants((?:\.\w+)*) import (\w+)( as \w+)?$', re.M

@@ -138,7 +138,7 @@ class DoesNotFit(Exception):
   """The compiler refused a program for its memory; its words."""
 
 
-class Workshop:
+class AotProgram:
   """A plan on a slice: its mesh, its abstract state, its programs."""
 
   def __init__(self, plan: Plan, devices: Sequence[jax.Device]):
@@ -296,9 +296,9 @@ def model_flops(plan: Plan, program: str) -> flops.Flops:
   return count(plan.model.config, plan.batch_size, *plan.lengths)
 
 
-def chip_of(workshop: Workshop) -> chips.Chip:
+def chip_of(aot: AotProgram) -> chips.Chip:
   """The table's row of the slice's devices."""
-  return chips.CHIPS[workshop.device_kind]
+  return chips.CHIPS[aot.device_kind]
 
 
 def open_slice(name: str) -> tuple[topologies.Slice, Sequence[jax.Device]]:

@@ -11,7 +11,7 @@ time lie
   working   one layer's tensors, the logits, cast or gathered parameters
 
 The estimate leans to the high side: docs/tpu.md has it beside the compiler's
-figures. Cures are tried in the order of what they cost.
+figures. Settings are tried in the order of what they cost.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ REMAT = ('none', 'minimal', 'full')
 # that these go round up.
 _ELEMENT = {False: 12, True: 26}
 _LEARNED = 40
-# Room for what the estimate does not see, where a cure is to fit.
+# Room for what the estimate does not see, where a suggestion is to fit.
 MARGIN = 1.15
 
 
@@ -54,7 +54,7 @@ def estimate(plan: compiling.Plan, sizes: compiling.Sizes, data: int) -> Memory:
 
   Args:
     plan: what is to run; its model axis is known.
-    sizes: of its state, see `Workshop.sizes`.
+    sizes: of its state, see `AotProgram.sizes`.
     data: the mesh's data axis.
   """
   ways = plan.model_axis_size
@@ -82,9 +82,9 @@ def estimate(plan: compiling.Plan, sizes: compiling.Sizes, data: int) -> Memory:
   )
 
 
-def estimate_of(workshop: compiling.Workshop) -> Memory:
-  """The estimate of a workshop's own plan."""
-  return estimate(workshop.plan, workshop.sizes(), workshop.mesh.shape['data'])
+def estimate_of(aot: compiling.AotProgram) -> Memory:
+  """The estimate of a program's own plan."""
+  return estimate(aot.plan, aot.sizes(), aot.mesh.shape['data'])
 
 
 def _activations(plan, data):
@@ -134,7 +134,7 @@ def _activations(plan, data):
   return encoder, decoder, logits
 
 
-def hopeless(memory: Memory, chip: chips.Chip) -> bool:
+def clearly_too_large(memory: Memory, chip: chips.Chip) -> bool:
   """Whether compiling can be spared: the estimate is out of all reach.
 
   It is 1.3 to 1.5 times the compiler's figure where docs/tpu.md has both.
@@ -154,7 +154,7 @@ def asked_for(words: str) -> int | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cure:
+class Suggestion:
   """Settings that should make a plan fit.
 
   Attributes:
@@ -168,38 +168,38 @@ class Cure:
   memory: Memory
 
 
-def cure(workshop: compiling.Workshop, needed: int | None = None):
+def suggestion(aot: compiling.AotProgram, needed: int | None = None):
   """The nearest settings that the estimate says fit; None if none do.
 
   Args:
-    workshop: what does not fit.
+    aot: what does not fit.
     needed: bytes that the compiler asked for, where it said; an estimate that
       was too low raises the others' by as much.
 
   Returns:
-    A `Cure`, or None.
+    A `Suggestion`, or None.
   """
-  chip = compiling.chip_of(workshop)
-  low = (needed or 0) / estimate_of(workshop).total
+  chip = compiling.chip_of(aot)
+  low = (needed or 0) / estimate_of(aot).total
   room = chip.usable / (MARGIN * max(1.0, low))
   # The state's part on a device follows from these two alone.
   known: dict[tuple, compiling.Sizes | None] = {}
-  for plan, flags in _changes(workshop.plan):
+  for plan, flags in _changes(aot.plan):
     layout = plan.model_axis_size, plan.parameter_partitioning_dims
     assert plan.model_axis_size is not None
-    data = workshop.mesh.size // plan.model_axis_size
+    data = aot.mesh.size // plan.model_axis_size
     if not data or plan.batch_size % (data * plan.num_microbatches):
       continue
     if layout not in known:
       try:
-        known[layout] = workshop.sizes(plan)
+        known[layout] = aot.sizes(plan)
       except errors.UserError:
         known[layout] = None  # It does not divide.
     if (sizes := known[layout]) is None:
       continue
     memory = estimate(plan, sizes, data)
     if memory.total <= room:
-      return Cure(flags, plan, memory)
+      return Suggestion(flags, plan, memory)
   return None
 
 

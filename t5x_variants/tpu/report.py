@@ -12,42 +12,40 @@ from t5x_variants.tpu import compiling, memory, topologies
 GIB = chips.GIB
 
 
-def heads(
-  of: topologies.Slice, workshop: compiling.Workshop
-) -> dict[str, object]:
+def heads(of: topologies.Slice, aot: compiling.AotProgram) -> dict[str, object]:
   """What is known before anything is compiled."""
-  plan, config = workshop.plan, workshop.plan.model.config
-  chip, sizes = compiling.chip_of(workshop), workshop.sizes()
+  plan, config = aot.plan, aot.plan.model.config
+  chip, sizes = compiling.chip_of(aot), aot.sizes()
   return {
     'topology': of.name,
     'shape': of.shape,
     'chips': of.chips,
     'devices_per_chip': chip.devices,
-    'mesh': [workshop.mesh.shape['data'], workshop.mesh.shape['model']],
+    'mesh': [aot.mesh.shape['data'], aot.mesh.shape['model']],
     'parameter_partitioning_dims': plan.parameter_partitioning_dims,
     'batch_size': plan.batch_size,
     'lengths': list(plan.lengths),
     'num_microbatches': plan.num_microbatches,
     'remat_policy': config.remat_policy,
     'usable': chip.usable,
-    'estimate': memory.estimate_of(workshop).total,
+    'estimate': memory.estimate_of(aot).total,
     **dataclasses.asdict(sizes),
   }
 
 
 def figures(
-  workshop: compiling.Workshop, program: str, compiled: compiling.Compiled
+  aot: compiling.AotProgram, program: str, compiled: compiling.Compiled
 ) -> dict[str, object]:
   """One program's figures."""
   counted = None
   if program != 'decode':
     # Decoding stops when all is said, so that its work is not known.
-    counted = dataclasses.asdict(compiling.model_flops(workshop.plan, program))
-  chip = compiling.chip_of(workshop)
+    counted = dataclasses.asdict(compiling.model_flops(aot.plan, program))
+  chip = compiling.chip_of(aot)
   return {
     'program': program,
     'usable': chip.usable,
-    'chips': workshop.mesh.size // chip.devices,
+    'chips': aot.mesh.size // chip.devices,
     'flops': counted,
     **dataclasses.asdict(compiled),
   }
@@ -105,15 +103,17 @@ def program_lines(found) -> list[str]:
   return lines
 
 
-def verdict(workshop: compiling.Workshop, who: str, needed: int | None) -> str:
+def out_of_memory_report(
+  aot: compiling.AotProgram, who: str, needed: int | None
+) -> str:
   """That it does not fit, and the nearest settings with which it should."""
-  chip = compiling.chip_of(workshop)
+  chip = compiling.chip_of(aot)
   asks = f' {_gib(needed).strip()} are needed,' if needed else ''
   text = (
     f'DOES NOT FIT, says {who}:{asks} {_gib(chip.usable).strip()} are usable '
     'on a device.'
   )
-  found = memory.cure(workshop, needed)
+  found = memory.suggestion(aot, needed)
   if found is None:
     return text + (
       ' No remat policy, number of microbatches, model axis or full sharding '
@@ -121,7 +121,8 @@ def verdict(workshop: compiling.Workshop, who: str, needed: int | None) -> str:
       'smaller batch.'
     )
   return (
-    f'{text}\nNearest cure, by estimate {_gib(found.memory.total).strip()}: '
+    f'{text}\nNearest settings that fit, by estimate '
+    f'{_gib(found.memory.total).strip()}: '
     f'add {" ".join(found.flags)}'
   )
 

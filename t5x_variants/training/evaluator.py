@@ -112,7 +112,7 @@ def open_shard(
   Raises:
     errors.UserError: the vocabulary is larger than the model's.
   """
-  shard = partitioning.data_share(mesh)
+  shard = partitioning.data_shard(mesh)
   batches = dataset.open(shard.index, shard.count)
   data_config.check_vocabulary(batches, model.config.vocab_size)
   return batches

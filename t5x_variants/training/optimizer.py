@@ -106,10 +106,10 @@ def with_groups(
   axes: Mapping,
 ) -> optax.GradientTransformation:
   """Nothing for what is frozen, else `coefficients` for those, or `weights`."""
-  still = frozen_names(frozen, axes)
+  constant = frozen_names(frozen, axes)
 
   def label(path, names) -> str:
-    if '/'.join(path) in still:
+    if '/'.join(path) in constant:
       return 'frozen'
     learned = coefficients is not None and COEFFICIENT_AXIS in names
     return 'coefficients' if learned else 'weights'
@@ -159,9 +159,9 @@ def what_trains(frozen: str | None, shapes: Mapping) -> list[str]:
   if frozen is None:
     return []
   flat = traverse_util.flatten_dict(shapes, sep='/')
-  still = frozen_names(frozen, shapes)
+  constant = frozen_names(frozen, shapes)
   sizes = {name: math.prod(leaf.shape) for name, leaf in flat.items()}
-  trains = sorted(flat.keys() - still)
+  trains = sorted(flat.keys() - constant)
   lines: dict[str, dict[str, None]] = {}
   for name in trains:
     name = re.sub(r'layers_\d+', 'layers_*', name)

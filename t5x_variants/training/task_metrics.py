@@ -63,7 +63,7 @@ class Settings:
   count: int | None = None
 
 
-class Judge:
+class Scorer:
   """The examples of a split, and the metrics of what a model gives for them.
 
   Attributes:
@@ -89,7 +89,7 @@ class Judge:
         )
 
   @property
-  def judged(self) -> list:
+  def measured(self) -> list:
     """Those of `tasks` that have metrics."""
     return [t for t in self.tasks if t in self.predicted or t in self.scored]
 
@@ -98,7 +98,7 @@ class Judge:
     """The names of all numbers that `metrics` gives."""
     found = [
       f'{self._label(task)}/{name}'
-      for task in self.judged
+      for task in self.measured
       for name in task.metric_names
     ]
     return [*found, AVERAGE] if self.predicted else found
@@ -120,7 +120,7 @@ class Judge:
     """
     found: dict[str, float] = {}
     means = collections.defaultdict(list)
-    for task in self.judged:
+    for task in self.measured:
       values = {}
       if task in self.predicted:
         values = task.predict_metrics(texts[task.name])
@@ -160,7 +160,7 @@ class Judge:
     )
 
 
-class Evaluator(Judge):
+class Evaluator(Scorer):
   """Decodes and scores the same examples whenever it is called."""
 
   def __init__(

@@ -34,7 +34,7 @@ from t5x_variants.training import (
   training_loop,
 )
 from t5x_variants.training import optimizer as optimizer_lib
-from t5x_variants.weights import fit
+from t5x_variants.weights import matching
 
 
 def train(
@@ -48,7 +48,7 @@ def train(
   logical_axis_rules: partitioning.Rules,
   evaluation: evaluator.EvaluationConfig,
   checkpointing: checkpoints.CheckpointConfig,
-  initial_weights: fit.InitialWeightsConfig | None = None,
+  initial_weights: matching.InitialWeightsConfig | None = None,
   log_period: int = 10,
   random_seed: int = 0,
   profile_steps: Sequence[int] | None = None,
@@ -108,7 +108,7 @@ def train(
       checkpoints.Checkpoints(
         folder / 'checkpoints',
         checkpointing,
-        with_position=partitioning.data_share(mesh).first,
+        with_position=partitioning.data_shard(mesh).first,
       )
     )
     state = saved.restore_latest(parts.abstract, parts.batches)
@@ -246,7 +246,7 @@ def _create(
   parts: _Parts,
   mesh: jax.sharding.Mesh,
   random_seed: int,
-  initial_weights: fit.InitialWeightsConfig | None,
+  initial_weights: matching.InitialWeightsConfig | None,
 ) -> train_state.TrainState:
   """The state of a new run."""
   taken: Mapping[str, np.ndarray] = {}

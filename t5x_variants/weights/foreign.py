@@ -6,9 +6,9 @@ from t5x_variants import errors, paths
 from t5x_variants.model import network
 from t5x_variants.weights import (
   files,
-  fit,
   hugging_face,
   kinds,
+  matching,
   source,
   t5x,
 )
@@ -38,7 +38,7 @@ def open_checkpoint(
   if kind == kinds.T5X:
     return t5x.open_checkpoint(path)
   if kind == kinds.HUGGING_FACE:
-    names = source.unrolled_shapes(fit.shapes_of(params))
+    names = source.unrolled_shapes(matching.shapes_of(params))
     return hugging_face.open_folder(str(folder), config, names)
   if kind == kinds.OURS:
     raise errors.UserError(

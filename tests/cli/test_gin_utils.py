@@ -54,19 +54,22 @@ def no_data(monkeypatch, tmp_path):
 def test_all_that_is_missing_is_listed_at_once():
   with pytest.raises(errors.UserError) as error:
     main(*command(without=['models', 'variants', 'data'], values=()))
-  cures = {
-    name: cure
+  suggestions = {
+    name: suggestion
     for line in str(error.value).splitlines()[1:]
-    for names, _, cure in [line.partition(': ')]
+    for names, _, suggestion in [line.partition(': ')]
     for name in names.strip().split(', ')
   }
-  assert {'MODEL_DIR', 'TASK_FEATURE_LENGTHS', 'WARMUP_STEPS'} <= set(cures)
-  assert (
-    '--gin_file=gin/models/X.gin with X one of byt5_small' in (cures['MODEL'])
+  assert {'MODEL_DIR', 'TASK_FEATURE_LENGTHS', 'WARMUP_STEPS'} <= set(
+    suggestions
   )
-  assert cures['BATCH_SIZE'] == cures['MODEL']
-  assert 'embedded' in cures['MIXTURE_OR_TASK_NAME']
-  assert cures['TRAIN_STEPS'].startswith('--gin.TRAIN_STEPS=VALUE')
+  assert (
+    '--gin_file=gin/models/X.gin with X one of byt5_small'
+    in (suggestions['MODEL'])
+  )
+  assert suggestions['BATCH_SIZE'] == suggestions['MODEL']
+  assert 'embedded' in suggestions['MIXTURE_OR_TASK_NAME']
+  assert suggestions['TRAIN_STEPS'].startswith('--gin.TRAIN_STEPS=VALUE')
 
 
 def test_a_required_macro_is_cured_by_a_flag_not_by_its_own_file():

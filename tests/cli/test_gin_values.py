@@ -1,4 +1,4 @@
-"""Values are of their kind, and what is missing is cured as it is said.
+"""Values are of their kind, and what is missing is mended as it is said.
 
 Both for every macro of every file below gin/, found mechanically: a new file
 or a new macro is tested without a word here.
@@ -24,7 +24,7 @@ from t5x_variants.training import trainer
 RUNS = {
   'eval': evaluation.evaluate,
   'infer': inference.infer,
-  'judge': evaluation.judge,
+  'score': evaluation.score,
   'precompile': compiling.Plan,
 }
 FOLDER = gin_utils.gin_folder()
@@ -65,7 +65,7 @@ def _complaint(files, bindings, function):
 
 
 def followed(line, files, bindings):
-  """What a cure says, done literally: one result for each of its choices."""
+  """What a suggestion says, done literally: a result for each choice."""
   if found := re.search(
     r'--gin_file=(\S+\.gin)(?: with X one of (\w+(?:, \w+)*))?', line
   ):
@@ -96,7 +96,7 @@ def lines_of(text):
 
 
 def check_cures(text, files, bindings, function, choices=None):
-  """Follows every cure of a complaint; each does away with its line."""
+  """Follows every suggestion of a complaint; each does away with its line."""
   for line in lines_of(text):
     for changed in itertools.islice(followed(line, files, bindings), choices):
       after = complaint(*changed, function)

@@ -201,7 +201,7 @@ def reads_the_pipe(world):
 INTERRUPTED = {
   slips.TRAIN: printed('parameters on'),
   slips.INFER: printed('End with Ctrl-D'),
-  f"""{slips.JUDGE} --gin.PREDICTIONS="'pipe'\"""": reads_the_pipe,
+  f"""{slips.SCORE} --gin.PREDICTIONS="'pipe'\"""": reads_the_pipe,
   f'{slips.PREPARE} --output=new --workers=2': has_children,
   'report run_of_pipe': reads_the_pipe,
 }

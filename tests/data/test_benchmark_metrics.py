@@ -200,5 +200,5 @@ def test_mnli_is_one_task_of_an_average():
     def examples(self, count):
       return [Judged(name) for name in values]
 
-  judge = task_metrics.Judge(Dataset(), task_metrics.Settings())
+  judge = task_metrics.Scorer(Dataset(), task_metrics.Settings())
   assert judge.metrics(values, {})['average'] == (70 + 10) / 2

@@ -196,8 +196,8 @@ class Device:
     self.process_index = process_index
 
 
-def share(rows, process):
-  """The share of a process in a mesh written as the processes of its rows."""
+def shard_of(rows, process):
+  """The shard of a process in a mesh written as the processes of its rows."""
   devices = np.array([[Device(p) for p in row] for row in rows])
   mesh = types.SimpleNamespace(
     devices=devices,
@@ -205,16 +205,16 @@ def share(rows, process):
     shape=dict(zip(('data', 'model'), devices.shape, strict=True)),
     local_devices=[None] * (devices.size // len(set(np.ravel(rows)))),
   )
-  found = partitioning.data_share(mesh, process)
+  found = partitioning.data_shard(mesh, process)
   return found.index, found.count, found.first
 
 
 def test_each_process_reads_the_rows_of_its_devices():
   one_each = [[0], [0], [1], [1]]
-  assert [share(one_each, p) for p in (0, 1)] == [(0, 2, True), (1, 2, True)]
+  assert [shard_of(one_each, p) for p in (0, 1)] == [(0, 2, True), (1, 2, True)]
   # A model axis of two hosts' devices: both need the same rows, one saves.
   wide = [[0, 0, 1, 1], [2, 2, 3, 3]]
-  assert [share(wide, p) for p in range(4)] == [
+  assert [shard_of(wide, p) for p in range(4)] == [
     (0, 2, True),
     (0, 2, False),
     (1, 2, True),
@@ -222,7 +222,7 @@ def test_each_process_reads_the_rows_of_its_devices():
   ]
   # As links run on a slice: rows of a host need not stand together.
   ring = [[0], [1], [1], [0]]
-  assert [share(ring, p) for p in (0, 1)] == [(0, 2, True), (1, 2, True)]
+  assert [shard_of(ring, p) for p in (0, 1)] == [(0, 2, True), (1, 2, True)]
 
 
 def constrain(rules):
@@ -292,7 +292,11 @@ W = "Parameter w has the logical axes ('embed', 'mlp')"
         "'model'",
       ],
     ),
-    (share, ([[0, 0, 0], [0, 1, 1], [1, 1, 1]], 0), ['cuts the batch across']),
+    (
+      shard_of,
+      ([[0, 0, 0], [0, 1, 1], [1, 1, 1]], 0),
+      ['cuts the batch across'],
+    ),
   ],
 )
 def test_refuses(function, arguments, words):

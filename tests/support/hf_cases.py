@@ -12,7 +12,7 @@ from flax.core import unfreeze
 
 from t5x_variants.cli import gin_utils
 from t5x_variants.model import network
-from t5x_variants.weights import fit, hugging_face, source
+from t5x_variants.weights import hugging_face, matching, source
 
 ROOT = pathlib.Path(__file__).parents[2]
 VARIANTS = sorted(path.stem for path in (ROOT / 'gin/variants').glob('*.gin'))
@@ -130,5 +130,5 @@ def assert_same(folder, model, params):
   names = traverse_util.flatten_dict(params, sep='/')
   found = hugging_face.open_folder(str(folder), model.config, names)
   jax.tree.map(
-    np.testing.assert_array_equal, fit.exact(found, params, ''), params
+    np.testing.assert_array_equal, matching.exact(found, params, ''), params
   )

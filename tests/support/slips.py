@@ -42,7 +42,7 @@ FINETUNE = --gin_file=gin/runs/finetune.gin
 START = --gin.INITIAL_CHECKPOINT_PATH="'runs/relu'"
 INFERENCE = --gin_file=gin/runs/infer.gin
 EVALUATION = --gin_file=gin/runs/eval.gin
-JUDGEMENT = --gin_file=gin/runs/judge.gin --gin.METRICS="['accuracy']"
+SCORING = --gin_file=gin/runs/score.gin --gin.METRICS="['accuracy']"
 FROM = --gin.CHECKPOINT_PATH="'runs/relu'"
 ASKED = --gin.INFER_INPUTS="'file.txt'"
 """.strip().split('\n')
@@ -52,7 +52,7 @@ TUNE = 'train MODEL PAIRS FINETUNE INTO START'
 PREPARED_TRAIN = 'train MODEL PREPARED PRETRAIN INTO'
 INFER = 'infer MODEL INFERENCE FROM'
 EVALUATE = 'evaluate MODEL TEXT EVALUATION FROM'
-JUDGE = 'evaluate PAIRS JUDGEMENT'
+SCORE = 'evaluate PAIRS SCORING'
 PREPARE = 'prepare_data TEXT'
 PRECOMPILE = 'precompile MODEL --gin_file=gin/runs/precompile.gin'
 IMPORT = 'import_weights MODEL'
@@ -337,7 +337,7 @@ ASKED --gin.DECODE_LENGTH="'64'" : whole number
 --gin.EVAL_STEPS="'5'" : whole number
 --gin.EVAL_OUTPUT="'texts'" --gin.EVAL_STEPS=1 -> EVAL_OUTPUT | texts
 """,
-  JUDGE: r"""
+  SCORE: r"""
 -> --gin.PREDICTIONS="'...'"
 --gin.PREDICTIONS="'nothing.jsonl'"
 --gin.PREDICTIONS="'pairs.jsonl'" -> pairs.jsonl | line 1 | "prediction"

@@ -21,7 +21,7 @@ from t5x_variants.training import (
   schedules,
   trainer,
 )
-from t5x_variants.weights import fit
+from t5x_variants.weights import matching
 
 VOCAB = 64
 LOSSES = ('loss', 'z_loss', 'accuracy', 'gradient_norm', 'learning_rate')
@@ -143,7 +143,7 @@ GROUPS = {
     },
   ),
   'initial_weights': (
-    fit.InitialWeightsConfig,
+    matching.InitialWeightsConfig,
     {'initial_checkpoint': 'path', 'initial_checkpoint_partial': 'partial'},
   ),
 }

@@ -6,7 +6,7 @@ import numpy as np
 import tensorstore
 from flax import serialization, traverse_util
 
-from t5x_variants.weights import fit
+from t5x_variants.weights import matching
 
 
 def random_values(shapes, seed=0):
@@ -14,7 +14,7 @@ def random_values(shapes, seed=0):
   generator = np.random.default_rng(seed)
   return {
     name: generator.normal(scale=0.3, size=shape).astype(np.float32)
-    for name, shape in fit.shapes_of(shapes).items()
+    for name, shape in matching.shapes_of(shapes).items()
   }
 
 

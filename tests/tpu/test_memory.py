@@ -1,4 +1,4 @@
-"""The memory estimate and the cures, on plans for simulated devices."""
+"""The memory estimate and the suggestions, on plans for simulated devices."""
 
 import dataclasses
 import shlex
@@ -46,12 +46,12 @@ def plan(config=None, num_microbatches=1, **settings):
 
 
 @pytest.fixture
-def workshop(monkeypatch):
-  """A workshop on eight devices that pass for v5e chips."""
-  monkeypatch.setattr(compiling.Workshop, 'device_kind', 'TPU v5e')
+def aot(monkeypatch):
+  """A aot on eight devices that pass for v5e chips."""
+  monkeypatch.setattr(compiling.AotProgram, 'device_kind', 'TPU v5e')
 
   def build(config=None, **settings):
-    return compiling.Workshop(plan(config, **settings), jax.devices())
+    return compiling.AotProgram(plan(config, **settings), jax.devices())
 
   return build
 
@@ -60,24 +60,24 @@ def total(made):
   return memory.estimate_of(made).total
 
 
-def test_what_saves_memory_lowers_the_estimate(workshop):
-  base = total(workshop())
+def test_what_saves_memory_lowers_the_estimate(aot):
+  base = total(aot())
   for policy in ('minimal', 'full'):
-    less = total(workshop({'remat_policy': policy}))
+    less = total(aot({'remat_policy': policy}))
     assert less < base
     base = less
-  base = total(workshop())
-  assert total(workshop(num_microbatches=4)) < base
-  assert total(workshop(model_axis_size=2, batch_size=64)) < base
-  assert total(workshop(batch_size=256)) > base
-  sharded = workshop(parameter_partitioning_dims=2)
-  assert sharded.sizes().params * 7 < workshop().sizes().params
-  gradients = memory.estimate_of(workshop()).gradients
+  base = total(aot())
+  assert total(aot(num_microbatches=4)) < base
+  assert total(aot(model_axis_size=2, batch_size=64)) < base
+  assert total(aot(batch_size=256)) > base
+  sharded = aot(parameter_partitioning_dims=2)
+  assert sharded.sizes().params * 7 < aot().sizes().params
+  gradients = memory.estimate_of(aot()).gradients
   assert memory.estimate_of(sharded).gradients * 7 < gradients
 
 
-def test_the_state_s_bytes_are_those_of_a_state(workshop):
-  made = workshop(model_axis_size=2)
+def test_the_state_s_bytes_are_those_of_a_state(aot):
+  made = aot(model_axis_size=2)
   by_hand = sum(
     leaf.size * 4 // (2 if 'model' in leaf.sharding.spec else 1)
     for leaf in jax.tree.leaves(made.state.params)
@@ -95,44 +95,44 @@ def test_the_state_s_bytes_are_those_of_a_state(workshop):
     ({}, {'batch_size': 2**17, 'data_axis_size': 8}),
   ],
 )
-def test_a_cure_fits_and_is_what_its_flags_say(workshop, config, settings):
-  made = workshop(config, **settings)
+def test_a_cure_fits_and_is_what_its_flags_say(aot, config, settings):
+  made = aot(config, **settings)
   assert total(made) > CHIP.usable
-  found = memory.cure(made)
+  found = memory.suggestion(made)
   assert found.memory.total * memory.MARGIN <= CHIP.usable
   values = {}
   for flag in found.flags:
     (word,) = shlex.split(flag)
     name, value = word.removeprefix('--gin.').split('=')
     values[name] = value.strip("'")
-  cured = found.plan
+  changed_plan = found.plan
   assert values
   assert values.pop('REMAT_POLICY', made.plan.model.config.remat_policy) == (
-    cured.model.config.remat_policy
+    changed_plan.model.config.remat_policy
   )
   for name, value in values.items():
-    assert str(getattr(cured, name.lower())) == value
-  # It holds for a workshop of its own, whose mesh and batch divide.
-  again = compiling.Workshop(cured, jax.devices())
+    assert str(getattr(changed_plan, name.lower())) == value
+  # It holds for a aot of its own, whose mesh and batch divide.
+  again = compiling.AotProgram(changed_plan, jax.devices())
   assert total(again) == found.memory.total
 
 
-def test_a_refusal_s_own_number_raises_the_bar(workshop):
-  made = workshop(batch_size=2048, config={'remat_policy': 'minimal'})
+def test_a_refusal_s_own_number_raises_the_bar(aot):
+  made = aot(batch_size=2048, config={'remat_policy': 'minimal'})
   guessed = total(made)
-  near = memory.cure(made)
-  far = memory.cure(made, needed=4 * guessed)
+  near = memory.suggestion(made)
+  far = memory.suggestion(made, needed=4 * guessed)
   assert far.memory.total < near.memory.total
 
 
-def test_no_cure_is_said_to_be_none(workshop, monkeypatch):
+def test_no_cure_is_said_to_be_none(aot, monkeypatch):
   tiny = dataclasses.replace(CHIP, usable=2**20)
   monkeypatch.setitem(chips.CHIPS, 'TPU v5e', tiny)
-  made = workshop()
-  assert memory.cure(made) is None
-  text = report.verdict(made, 'the estimate', total(made))
+  made = aot()
+  assert memory.suggestion(made) is None
+  text = report.out_of_memory_report(made, 'the estimate', total(made))
   assert 'DOES NOT FIT' in text and 'larger slice' in text
-  assert memory.hopeless(memory.estimate_of(made), tiny)
+  assert memory.clearly_too_large(memory.estimate_of(made), tiny)
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ def test_the_refusal_is_read(words, size):
     ({'feature_lengths': {'inputs': 512}}, 'TASK_FEATURE_LENGTHS'),
   ],
 )
-def test_what_cannot_be_is_refused(workshop, settings, message):
+def test_what_cannot_be_is_refused(aot, settings, message):
   with pytest.raises(errors.UserError, match=message):
-    workshop(**settings)
+    aot(**settings)
 
 
 def test_without_a_model_axis_the_batch_decides():

@@ -96,9 +96,11 @@ def test_what_does_not_fit_names_a_cure_that_fits():
   assert 'DOES NOT FIT' in result.stdout
   # Alone it takes six CPU seconds; a busy machine may need more time.
   assert seconds < 200
-  flags = re.search('Nearest cure.*: add (.*)', result.stdout)[1]
-  cured = precompile(*arguments, *shlex.split(flags))
-  assert cured.returncode == 0, cured.stdout + cured.stderr[-4000:]
+  flags = re.search('Nearest settings that fit.*: add (.*)', result.stdout)[1]
+  changed_plan = precompile(*arguments, *shlex.split(flags))
+  assert changed_plan.returncode == 0, (
+    changed_plan.stdout + changed_plan.stderr[-4000:]
+  )
 
 
 def record(**changes):

@@ -191,7 +191,7 @@ def test_a_checkpoint_and_a_file_of_predictions(mixture, tmp_path, capsys):
   path.write_text('{"prediction": "A"}\n' * len(PAIRS))
 
   def judge(name):
-    return evaluation.judge(
+    return evaluation.score(
       dataset=dataset(name),
       task_decoding=task_metrics.Settings(),
       predictions=str(path),

@@ -122,7 +122,7 @@ def test_a_mixture_is_decoded_and_judged_task_by_task(
   }
   # And from the file, without the model.
   judge = functools.partial(
-    evaluation.judge,
+    evaluation.score,
     dataset=dataset(mixture),
     task_decoding=task_metrics.Settings(),
     predictions=str(output),

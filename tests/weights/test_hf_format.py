@@ -14,10 +14,10 @@ from flax import traverse_util
 from t5x_variants import activations, errors
 from t5x_variants.model import network, parameters
 from t5x_variants.weights import (
-  fit,
   hf_config,
   hf_names,
   hugging_face,
+  matching,
   saved,
   source,
 )
@@ -79,7 +79,7 @@ def random_values(config):
   generator = np.random.default_rng(0)
   return {
     name: generator.normal(size=shape).astype(np.float32)
-    for name, shape in fit.shapes_of(shapes_of(config)).items()
+    for name, shape in matching.shapes_of(shapes_of(config)).items()
   }
 
 
@@ -90,7 +90,7 @@ def folder(tmp_path):
 
 
 def opened(folder, config=CONFIG):
-  names = source.unrolled_shapes(fit.shapes_of(shapes_of(config)))
+  names = source.unrolled_shapes(matching.shapes_of(shapes_of(config)))
   return hugging_face.open_folder(str(folder), config, names)
 
 
@@ -105,7 +105,7 @@ def test_there_and_back(activation, scan, tmp_path):
   config = t5_config(**SIZES, activation=activation, scan_layers=scan)
   values = random_values(config)
   hugging_face.write(tmp_path, config, source.unrolled(values))
-  params = fit.exact(opened(tmp_path, config), shapes_of(config), '')
+  params = matching.exact(opened(tmp_path, config), shapes_of(config), '')
   expected = traverse_util.unflatten_dict(values, sep='/')
   jax.tree.map(np.testing.assert_array_equal, params, expected)
   files = {path.name for path in tmp_path.iterdir()}
@@ -177,7 +177,7 @@ def test_what_other_versions_of_transformers_write(folder):
   for stack in ('encoder', 'decoder'):
     tensors[f'{stack}.embed_tokens.weight'] = tensors['shared.weight'].copy()
   safetensors.numpy.save_file(tensors, file)
-  params = fit.exact(opened(folder), shapes_of(CONFIG), '')
+  params = matching.exact(opened(folder), shapes_of(CONFIG), '')
   expected = traverse_util.unflatten_dict(random_values(CONFIG), sep='/')
   jax.tree.map(np.testing.assert_array_equal, params, expected)
 

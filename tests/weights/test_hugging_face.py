@@ -21,7 +21,7 @@ from hf_cases import (
 
 from t5x_variants import activations, errors
 from t5x_variants.model import decoding, network, parameters
-from t5x_variants.weights import fit, hf_config, hugging_face, source
+from t5x_variants.weights import hf_config, hugging_face, matching, source
 
 pytestmark = [
   pytest.mark.hf,
@@ -208,9 +208,9 @@ def test_what_transformers_makes_from_a_new_configuration(
   )
   model = network.Transformer(config)
   shapes, _ = parameters.shapes_and_axes(model)
-  names = source.unrolled_shapes(fit.shapes_of(shapes))
+  names = source.unrolled_shapes(matching.shapes_of(shapes))
   found = hugging_face.open_folder(str(tmp_path / 'new'), config, names)
-  params = fit.exact(found, shapes, '')
+  params = matching.exact(found, shapes, '')
   assert_same_logits(theirs, model, params, rtol=1e-4)
   other = t5_config(
     **SIZES,

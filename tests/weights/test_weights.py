@@ -22,7 +22,7 @@ from t5x_variants import activations, errors
 from t5x_variants.model import network, parameters
 from t5x_variants.run_dir import records
 from t5x_variants.training import train_state, train_step
-from t5x_variants.weights import fit, saved, source, t5x
+from t5x_variants.weights import matching, saved, source, t5x
 
 quick = quick_jit.quick
 ROOT = pathlib.Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def test_a_t5x_checkpoint_in_any_form(scan, scan_source, remote, tmp_path):
   write_t5x(tmp_path, values, remote=remote, inside=inside if remote else ())
   found = t5x.open_checkpoint(str(tmp_path))
   assert found.step == 7
-  params = fit.exact(found, shapes_of(scan_layers=scan), '')
+  params = matching.exact(found, shapes_of(scan_layers=scan), '')
   same = traverse_util.unflatten_dict(values, sep='/')
   if scan_source and not scan:
     same = network.unstack_layers(same)
@@ -68,7 +68,7 @@ def test_a_t5x_checkpoint_in_any_form(scan, scan_source, remote, tmp_path):
 def test_a_t5x_checkpoint_in_bfloat16(tmp_path):
   values = random_values(shapes_of())
   write_t5x(tmp_path, values, dtype='bfloat16')
-  params = fit.exact(t5x.open_checkpoint(str(tmp_path)), shapes_of(), '')
+  params = matching.exact(t5x.open_checkpoint(str(tmp_path)), shapes_of(), '')
   for name, value in traverse_util.flatten_dict(params, sep='/').items():
     assert value.dtype == np.float32
     np.testing.assert_array_equal(value, values[name].astype('bfloat16'))
@@ -85,7 +85,7 @@ def test_t5x_through_orbax(tmp_path):
   write_t5x(tmp_path, random_values(shapes_of(), seed=1), step=4)
   found = t5x.open_checkpoint(str(tmp_path))  # The newest.
   assert found.step == 30
-  params = fit.exact(found, shapes_of(), '')
+  params = matching.exact(found, shapes_of(), '')
   jax.tree.map(np.testing.assert_array_equal, params, target)
 
 
@@ -130,10 +130,10 @@ def test_a_difference_is_named(left_out, more, options, said):
   shapes = {name: value.shape for name, value in values.items()}
   found = source.Source('old', 5, shapes, lambda: values, None)
   with pytest.raises(errors.UserError) as error:
-    fit.exact(found, shapes_of(**options), 'The cure.')
+    matching.exact(found, shapes_of(**options), 'Do this.')
   text = str(error.value)
   assert not [words for words in said if words not in text], text
-  assert text.endswith('The cure.')
+  assert text.endswith('Do this.')
 
 
 def test_where_t5x_checkpoints_are_read_from():
@@ -156,7 +156,7 @@ def found_of(variant, **options):
 
 
 def variant_of(**options):
-  return fit.variant_of(t5_config(**SIZES | options))
+  return matching.variant_of(t5_config(**SIZES | options))
 
 
 RATIONAL = {'activation': 'rational'}
@@ -183,14 +183,14 @@ def test_another_variant_on_request(scan):
   values, found = found_of('GEGLU')
   shapes = shapes_of(scan_layers=scan, **RATIONAL)
   with pytest.raises(errors.UserError) as error:
-    fit.initial(found, shapes, 'Rational GLU', False)
+    matching.initial(found, shapes, 'Rational GLU', False)
   text = str(error.value)
   assert 'is a checkpoint of GEGLU, this run is Rational GLU' in text
   assert 'mlp/activation/numerator: absent in the checkpoint, [6]' in text
   assert '--gin.INITIAL_CHECKPOINT_PARTIAL=True' in text
-  taken, lines = fit.initial(found, shapes, 'Rational GLU', True)
-  assert fit.shapes_of(shapes).keys() - taken.keys() == {
-    name for name in fit.shapes_of(shapes) if '/activation/' in name
+  taken, lines = matching.initial(found, shapes, 'Rational GLU', True)
+  assert matching.shapes_of(shapes).keys() - taken.keys() == {
+    name for name in matching.shapes_of(shapes) if '/activation/' in name
   }
   for name, value in source.unrolled(taken).items():
     np.testing.assert_array_equal(value, values[name])
@@ -201,19 +201,19 @@ def test_another_variant_on_request(scan):
 def test_same_shapes_are_not_the_same_function():
   _, found = found_of('GEGLU')
   with pytest.raises(errors.UserError, match='another function'):
-    fit.initial(found, shapes_of(), 'SwiGLU', False)
-  taken, _ = fit.initial(found, shapes_of(), 'SwiGLU', True)
-  assert taken.keys() == fit.shapes_of(shapes_of()).keys()
+    matching.initial(found, shapes_of(), 'SwiGLU', False)
+  taken, _ = matching.initial(found, shapes_of(), 'SwiGLU', True)
+  assert taken.keys() == matching.shapes_of(shapes_of()).keys()
   # What nobody wrote down cannot be compared.
   _, unknown = found_of(None)
-  fit.initial(unknown, shapes_of(), 'SwiGLU', False)
+  matching.initial(unknown, shapes_of(), 'SwiGLU', False)
 
 
 def test_coefficients_of_another_function_stay_behind():
   options = {'gated': False}
   _, found = found_of('PolyNorm', activation='polynorm', **options)
   wanted = shapes_of(activation='polyrelu', **options)
-  taken, lines = fit.initial(found, wanted, 'PolyReLU', True)
+  taken, lines = matching.initial(found, wanted, 'PolyReLU', True)
   assert not [name for name in taken if '/activation/' in name]
   assert len([name for name in taken if '/mlp/' in name]) == 8
   assert 'Left in the checkpoint: decoder/layers_*/mlp/activation' in lines[2]
@@ -225,7 +225,7 @@ def test_coefficients_of_another_function_stay_behind():
 def test_another_size_is_refused_even_on_request(options):
   _, found = found_of('GEGLU')
   with pytest.raises(errors.UserError, match='of another model') as error:
-    fit.initial(found, shapes_of(**options), 'GEGLU', True)
+    matching.initial(found, shapes_of(**options), 'GEGLU', True)
   assert 'gin/models/' in str(error.value)
 
 
@@ -239,7 +239,9 @@ def test_our_own_checkpoints(tmp_path):
     found = saved.open_checkpoint(path)
     assert (found.step, found.variant) == (7, 'GEGLU')
     jax.tree.map(
-      np.testing.assert_array_equal, fit.exact(found, shapes_of(), ''), params
+      np.testing.assert_array_equal,
+      matching.exact(found, shapes_of(), ''),
+      params,
     )
   with pytest.raises(errors.UserError, match='is there already'):
     saved.check_output(str(folder))

@@ -14,7 +14,7 @@ from weights_cases import random_values, write_t5x
 
 from t5x_variants import errors
 from t5x_variants.model import network, parameters
-from t5x_variants.weights import fit, foreign, hugging_face, saved, source
+from t5x_variants.weights import foreign, hugging_face, matching, saved, source
 
 MODEL = network.Transformer(
   t5_config(
@@ -83,7 +83,7 @@ def import_(folder, output):
   """What import_weights does, with a model that needs no gin file."""
   shapes, _ = shapes_and_axes(MODEL)
   found = foreign.open_checkpoint(str(folder), MODEL.config, shapes)
-  saved.write(output, found.step, fit.exact(found, shapes, ''), '')
+  saved.write(output, found.step, matching.exact(found, shapes, ''), '')
 
 
 @pytest.mark.timeout(60)

@@ -11,7 +11,7 @@ from flax import traverse_util
 from flax.core import unfreeze
 
 from t5x_variants.model import network, parameters
-from t5x_variants.weights import fit, t5x
+from t5x_variants.weights import matching, t5x
 
 pytestmark = [pytest.mark.t5x, pytest.mark.filterwarnings('ignore')]
 VOCAB = 64
@@ -106,7 +106,7 @@ def test_t5_1_1_as_t5x_wrote_it_gives_its_logits(
   found = t5x.open_checkpoint(str(tmp_path))
   assert found.step == 11
   model = ours(logits_via_embedding=tied, scan_layers=True)
-  params = fit.exact(found, parameters.shapes_and_axes(model)[0], '')
+  params = matching.exact(found, parameters.shapes_and_axes(model)[0], '')
   np.testing.assert_allclose(
     logits(model, params), logits(module, written), rtol=0, atol=1e-5
   )
@@ -119,7 +119,7 @@ def test_our_network_as_t5x_wrote_it(write, form, scan, tmp_path):
   written = write(ours(activation='rational', scan_layers=scan), form, 3)
   found = t5x.open_checkpoint(str(tmp_path))
   model = ours(activation='rational', scan_layers=not scan)
-  params = fit.exact(found, parameters.shapes_and_axes(model)[0], '')
+  params = matching.exact(found, parameters.shapes_and_axes(model)[0], '')
   change = network.stack_layers if scan else network.unstack_layers
   jax.tree.map(np.testing.assert_array_equal, change(params), written)
   flat = traverse_util.flatten_dict(params, sep='/')

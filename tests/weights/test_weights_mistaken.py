@@ -1,4 +1,4 @@
-"""A path of the wrong kind, or that cannot be read: one sentence, the cure."""
+"""A path of the wrong kind, or that cannot be read: one sentence."""
 
 import contextlib
 import os

@@ -1,6 +1,6 @@
 """What both readers, of seqio tasks and of prepared data, ask of a caller.
 
-A share is the part of each batch that one host reads; a position is a place in
+A shard is the part of each batch that one host reads; a position is a place in
 the data, and means something only to a reader built in the same way.
 """
 
@@ -56,7 +56,7 @@ def rows_of_share(batch_size: int, shard_index: int, num_shards: int) -> int:
     )
   if not 0 <= shard_index < num_shards:
     raise errors.UserError(
-      f'The share is {shard_index}; it must be from 0 to {num_shards - 1}.'
+      f'The shard is {shard_index}; it must be from 0 to {num_shards - 1}.'
     )
   return batch_size // num_shards
 

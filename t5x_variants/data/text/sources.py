@@ -109,7 +109,7 @@ class DocumentSource(seqio.DataSource):
             yield path, line, document
 
   def parts(self, split: str) -> int:
-    """Into how many shares the documents fall without reading files twice."""
+    """Into how many shards the documents fall without reading files twice."""
     files = len(self.list_shards(split))
     if self._survey(split):
       return 1

@@ -61,13 +61,13 @@ class InitialWeightsConfig:
     )
 
 
-def exact(found: source.Source, params: Mapping, cure: str) -> Mapping:
+def exact(found: source.Source, params: Mapping, suggestion: str) -> Mapping:
   """The model's parameters, every one from the checkpoint.
 
   Args:
     found: the checkpoint.
     params: the model's tree of shapes.
-    cure: what to do when they differ, for the message.
+    suggestion: what to do when they differ, for the message.
 
   Returns:
     The same tree with float32 numpy arrays.
@@ -75,7 +75,7 @@ def exact(found: source.Source, params: Mapping, cure: str) -> Mapping:
   Raises:
     errors.UserError: names and shapes differ, or a value cannot be read.
   """
-  check(found, params, cure)
+  check(found, params, suggestion)
   values = found.values()
   return traverse_util.unflatten_dict(
     {
@@ -86,7 +86,7 @@ def exact(found: source.Source, params: Mapping, cure: str) -> Mapping:
   )
 
 
-def check(found: source.Source, params: Mapping, cure: str) -> None:
+def check(found: source.Source, params: Mapping, suggestion: str) -> None:
   """The part of `exact` that reads no values."""
   lines = source.differences(
     source.unrolled_shapes(found.shapes),
@@ -95,7 +95,7 @@ def check(found: source.Source, params: Mapping, cure: str) -> None:
   if lines:
     raise errors.UserError(
       f'The folder {found.where} is not a checkpoint of this model; '
-      + '\n'.join([*lines, cure])
+      + '\n'.join([*lines, suggestion])
     )
 
 
