@@ -1,5 +1,6 @@
 """MFU and goodput against sums written out by hand."""
 
+import dataclasses
 import types
 
 import jax
@@ -58,9 +59,8 @@ def test_mfu_of_a_step_written_out():
 
 def test_remat_is_not_counted_as_work():
   # Nor does the formula look at anything but sizes.
-  config = dict(vars(CONFIG)) | {'remat_policy': 'full', 'scan_layers': True}
   meter = throughput.Meter(
-    t5_config(**config),
+    dataclasses.replace(CONFIG, remat_policy='full', scan_layers=True),
     mesh_of('TPU v5 lite', 8),
     throughput.Goodput(started=100.0),
   )

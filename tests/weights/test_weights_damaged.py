@@ -83,7 +83,7 @@ def import_(folder, output):
   """What import_weights does, with a model that needs no gin file."""
   shapes, _ = shapes_and_axes(MODEL)
   found = foreign.open_checkpoint(str(folder), MODEL.config, shapes)
-  saved.write(output, found.step, matching.exact(found, shapes, ''), '')
+  saved.write(output, found.step, matching.exact(found, shapes, 'Do this.'), '')
 
 
 @pytest.mark.timeout(60)
