@@ -64,6 +64,8 @@ def damage(
   Raises:
     OSError: a file that exists cannot be read, which proves no damage.
   """
+  if not (target / NAME).exists():
+    return f'{NAME} is missing'
   try:
     content = json.loads((target / NAME).read_text(encoding='utf-8'))
     files = content['files']

@@ -89,6 +89,16 @@ def test_no_flipped_bit_is_missed(saved):
   assert checkpoints.damage(step) == ''
 
 
+def test_a_missing_file_of_checksums_is_damage(saved):
+  step = saved / 'checkpoints/6'
+  file = step / 'checksums' / checksums.NAME
+  whole = file.read_bytes()
+  file.unlink()
+  assert checkpoints.damage(step) == f'{checksums.NAME} is missing'
+  file.write_bytes(whole)
+  assert checkpoints.damage(step) == ''
+
+
 @pytest.mark.parametrize('name', ['_CHECKPOINT_METADATA', 'commit_success.txt'])
 def test_files_that_hold_no_value_can_be_damaged(copy, name):
   """Orbax writes them when the step has its name; the values are the same."""
