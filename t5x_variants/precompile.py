@@ -4,10 +4,10 @@ r"""Compiles a run for a TPU slice, without a TPU.
     --gin_file=gin/models/t5_1_1_base.gin --gin_file=gin/variants/swiglu.gin \
     --gin_file=gin/tpu/v5e-256.gin --gin_file=gin/runs/precompile.gin
 
-Prints what the TPU compiler says, and runs nothing. Exit status: 0 it fits, 1
-it does not, with the nearest settings that fit, 2 a wrong setting. It needs
-libtpu and no TPU. tools/tpu/slice_table.py fills the table of docs/tpu.md with
-it.
+Prints what the TPU compiler says, and runs nothing. Exit status: 0 it fits; 1
+it does not, and the nearest settings that should fit are printed; 2 a wrong
+setting. It needs libtpu and no TPU. tools/tpu/slice_table.py fills the table of
+docs/tpu.md with it.
 """
 
 import json

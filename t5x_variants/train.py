@@ -20,14 +20,14 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
   """Reads the gin files and trains, or with --dry_run tells what it would."""
+  from t5x_variants import logs
   from t5x_variants.distributed import interrupts
 
+  logs.quiet()
   interrupts.note()
 
-  from t5x_variants import logs
   from t5x_variants.distributed import hosts
 
-  logs.quiet()
   gin_utils.parse(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
   if FLAGS.dry_run:
     dry_run()

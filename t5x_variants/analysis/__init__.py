@@ -1,1 +1,1 @@
-"""Sweeps of runs."""
+"""Sweeps of runs, and what runs reached: tables and pictures."""

@@ -125,7 +125,7 @@ def paper_table(name: str, baseline: str | None = None) -> Table:
   known = json.loads(PAPERS.read_text(encoding='utf-8'))
   if name not in known:
     raise errors.UserError(
-      f'--table={name}: There is none; choose of {", ".join(known)}.'
+      f'There is no table {name!r}: --table takes one of {", ".join(known)}.'
     )
   table = known[name]
   table['columns'] = [Column(**column) for column in table['columns']]
@@ -145,7 +145,7 @@ def named_row(name: str, rows: Sequence[str]) -> str:
     if row.lower() == plain:
       return row
   raise errors.UserError(
-    f'--baseline={name}: No run is of it; there are {", ".join(rows)}.'
+    f'There is no row {name!r}: --baseline takes one of {", ".join(rows)}.'
   )
 
 

@@ -156,7 +156,7 @@ def _parse_file(path: str, search_paths: Sequence[str]) -> None:
 
 
 def _parse_earlier(path: str) -> bool:
-  """Parses a file that names modules of an earlier version, if it is one."""
+  """Parses a file in the names of an earlier version, if it is one."""
   file = pathlib.Path(path)
   if not file.is_file():
     return False  # gin looks for it in more places, where none is of a run.

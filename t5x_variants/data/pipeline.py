@@ -79,7 +79,7 @@ class Batches:
       shard_index: which of the shards, one a host, is read here.
       num_shards: among how many shards the documents are shared out.
     """
-    self._rows = positions.rows_of_share(batch_size, shard_index, num_shards)
+    self._rows = positions.rows_of_shard(batch_size, shard_index, num_shards)
     task = tasks.get(mixture_or_task_name)
     chosen = tasks.of_split(task, split)
     lengths = positions.feature_lengths(

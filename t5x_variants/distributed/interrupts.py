@@ -10,6 +10,7 @@ import sys
 import threading
 
 _noted = False
+_other_hook = sys.unraisablehook
 
 
 def note() -> None:
@@ -17,12 +18,13 @@ def note() -> None:
 
   Only where Python would raise KeyboardInterrupt, in the main thread.
   """
+  global _other_hook
   if (
     threading.current_thread() is threading.main_thread()
     and signal.getsignal(signal.SIGINT) is signal.default_int_handler
   ):
     signal.signal(signal.SIGINT, _on_interrupt)
-    sys.unraisablehook = _without_interrupts
+    _other_hook, sys.unraisablehook = sys.unraisablehook, _without_interrupts
 
 
 def check() -> None:
@@ -40,4 +42,4 @@ def _on_interrupt(number, unused_frame) -> None:
 
 def _without_interrupts(ignored) -> None:
   if not (_noted and issubclass(ignored.exc_type, KeyboardInterrupt)):
-    sys.__unraisablehook__(ignored)
+    _other_hook(ignored)

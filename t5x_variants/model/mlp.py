@@ -119,7 +119,7 @@ class MlpBlock(nn.Module):
   """
 
   mlp_dim: int
-  config: FeedForwardConfig = FeedForwardConfig()
+  config: FeedForwardConfig
   dropout_rate: float = 0.0
   dtype: Any = jnp.float32
 

@@ -6,7 +6,7 @@ that wrote it. To rename something that such a file may name, add a row.
 
 import re
 
-# Modules below t5x_variants, of version 0.1 and before.
+# Modules below t5x_variants, as they were before version 0.1.
 MODULES = {
   'compiling': 'tpu.compiling',
   'data.benchmarks': 'data.benchmarks.registry',
@@ -30,8 +30,8 @@ MODULES = {
   'trainer': 'training.trainer',
   'training_loop': 'training.training_loop',
 }
-# Parameters, by the last three parts of their names; those of `trainer.train`
-# were 24 in a row. None: of what is gone.
+# Parameters, by the last three parts of their names, and the names of today.
+# None is for a parameter that is gone.
 PARAMETERS = {
   'trainer.train.optimizer': 'programs.OptimizationConfig.optimizer',
   'trainer.train.learning_rate': 'programs.OptimizationConfig.learning_rate',
@@ -76,6 +76,7 @@ _LINKS = {
   'mlp.FeedForwardConfig': ('network.T5Config.feed_forward', 'model'),
   'matching.InitialWeightsConfig': ('trainer.train.initial_weights', 'weights'),
 }
+_FIRST = 'from __gin__ import dynamic_registration\n'
 _IMPORT = re.compile(
   r'^from t5x_variants((?:\.\w+)*) import (\w+)( as \w+)?$', re.M
 )
@@ -91,9 +92,8 @@ def updated(text: str) -> str:
     text: a gin file with one binding a line, as gin writes config.gin. A file
       that names nothing of earlier versions is returned as it is.
   """
-  functions: dict[
-    str, str
-  ] = {}  # Those that need a link, and the scope of a binding of each.
+  # Those that need a link, and the scope of a binding of each.
+  functions: dict[str, str] = {}
 
   def rename(match: re.Match) -> str:
     scope, name, value = match.groups()
@@ -111,6 +111,8 @@ def updated(text: str) -> str:
     for function, scope in functions.items()
     if function in _LINKS
   ]
+  if not links:
+    return text
   bindings = [
     f'{s}{caller} = @{function}()\n' for s, function, caller, _ in links
   ]
@@ -119,9 +121,11 @@ def updated(text: str) -> str:
     for _, function, _, room in links
   ]
   imports = [line for line in imports if line not in text]
-  # gin wants imports before what uses them.
-  first, newline, rest = text.partition('\n') if links else (text, '', '')
-  return ''.join([first, newline, *imports, rest, *bindings])
+  # gin wants this line before all other imports, and those before their use.
+  head, first, rest = text.partition(_FIRST)
+  if not rest.endswith('\n'):
+    rest += '\n'
+  return ''.join([head, first, *imports, rest, *bindings])
 
 
 def _import_of_today(match: re.Match) -> str:

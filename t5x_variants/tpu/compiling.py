@@ -207,7 +207,8 @@ class AotProgram:
       except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
           raise
-        raise DoesNotFit(errors.reason(error)) from error
+        # `memory.asked_for` reads the figures, which come first.
+        raise DoesNotFit(' '.join(str(error).split())[:300]) from error
     moved = collectives.moved(compiled.as_text())
     return Compiled(
       compiled.memory_analysis().peak_memory_in_bytes,

@@ -46,6 +46,11 @@ class EvaluationConfig:
   def __post_init__(self):
     errors.check_positive('EVAL_PERIOD', self.period)
     errors.check_positive('EVAL_STEPS', self.steps)
+    if self.test_split is not None and self.dataset is None:
+      raise errors.UserError(
+        f'TEST_SPLIT is {self.test_split!r} and there is no held-out data '
+        '(EvaluationConfig.dataset), whose split it would be: set it to None.'
+      )
 
 
 class Evaluator:

@@ -1,4 +1,4 @@
-"""Which program wrote a folder of weights, for who gives the wrong one."""
+"""Which program wrote a folder of weights, and errors for a wrong one."""
 
 import os
 import pathlib
@@ -21,13 +21,15 @@ def kind_of(path: pathlib.Path) -> str | None:
   """Which program wrote a folder, or a file in it; None where that is open."""
   if path.is_file():
     path = path.parent
+  if (path / 'config.json').is_file():
+    return HUGGING_FACE
   if (path / 'checkpoints').is_dir():
     return OURS
   if (path / 'state').is_dir():
     return OURS if path.name.isdecimal() else T5X
   if (path / 'checkpoint').is_file() or any(path.glob('checkpoint_*/')):
     return T5X
-  if (path / 'config.json').exists() or any(path.glob('*.safetensors')):
+  if any(path.glob('*.safetensors')):
     return HUGGING_FACE
   return None
 

@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 
+from t5x_variants import logs
 from t5x_variants.distributed import interrupts
 
 
@@ -14,7 +15,8 @@ from t5x_variants.distributed import interrupts
 def noting(monkeypatch):
   """`interrupts.note` is in force, and all is as before afterwards."""
   monkeypatch.setattr(interrupts, '_noted', False)
-  monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
+  # As every command begins.
+  monkeypatch.setattr(sys, 'unraisablehook', logs._unraisable)
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   interrupts.note()
   yield

@@ -11,8 +11,8 @@ from t5x_variants.cli import gin_utils
 from t5x_variants.run_dir import changes, records
 from t5x_variants.training import trainer
 
-# As version 0.1 wrote it for the run of `finished`.
-EARLIER = pathlib.Path(__file__).parents[1] / 'support' / 'config_0_1.gin'
+# As it was written for the run of `finished` before the configs were grouped.
+EARLIER = pathlib.Path(__file__).parents[1] / 'support' / 'config_earlier.gin'
 FILES = ['models/tiny', 'data/prepared', 'runs/pretrain']
 SMALL = [
   'BATCH_SIZE=8',
@@ -80,7 +80,7 @@ def test_another_run_is_refused_and_nothing_changes(
 
 
 def test_a_run_of_an_earlier_version_goes_on(finished, tmp_path, capsys):
-  """Its config.gin has the modules and parameters of version 0.1."""
+  """Its config.gin has the modules and parameters of that version."""
   folder = shutil.copytree(finished, tmp_path / 'run')
   shutil.copy(EARLIER, folder / 'config.gin')
   with pytest.raises(errors.UserError, match='of ReLU, and this one is of GE'):
@@ -110,6 +110,20 @@ def test_a_configuration_of_an_earlier_version_is_a_gin_file(
   gin_utils.configured(trainer.train)(operative_config=gin.operative_config_str)
   said = capsys.readouterr().err
   assert 'Changed since step 5: TRAIN_STEPS was 5 and is now 6.\n' in said
+
+
+def test_a_person_s_own_file_of_an_earlier_version_is_read(tmp_path):
+  """With a comment first, and no newline at its end."""
+  gin.clear_config()
+  own = tmp_path / 'own.gin'
+  own.write_text(
+    '# My run.\nfrom __gin__ import dynamic_registration\n'
+    'from t5x_variants import trainer\ntrainer.train.z_loss = 0.5'
+  )
+  gin_utils.parse([str(own)], [])
+  assert gin.query_parameter('programs.OptimizationConfig.z_loss') == 0.5
+  link = gin.query_parameter('trainer.train.optimization')
+  assert link.configurable.name == 'OptimizationConfig'
 
 
 def test_a_finished_run_is_left_as_it_is(finished, capsys):

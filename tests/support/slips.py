@@ -259,8 +259,8 @@ report -> RUN
 report runs/nothing -> runs/nothing
 report texts -> texts | metrics.jsonl
 report broken/metrics -> broken/metrics | metrics.jsonl
-report runs/relu --baseline=swiglu -> --baseline=swiglu | ReLU
-report runs/relu --table=glu_9 -> --table=glu_9 | glu_1
+report runs/relu --baseline=swiglu -> 'swiglu' | --baseline takes one of ReLU
+report runs/relu --table=glu_9 -> 'glu_9' | --table takes one of glu_1
 report runs/relu -o texts -> texts
 train MODEL TEXT -> X one of finetune, glu_finetune, low_data, pretrain
 train MODEL TEXT INTO -> MODEL_DIR | where it belongs | precompile, pretrain

@@ -47,7 +47,7 @@ def plan(config=None, num_microbatches=1, **settings):
 
 @pytest.fixture
 def aot(monkeypatch):
-  """A aot on eight devices that pass for v5e chips."""
+  """An AotProgram on eight devices that pass for v5e chips."""
   monkeypatch.setattr(compiling.AotProgram, 'device_kind', 'TPU v5e')
 
   def build(config=None, **settings):
@@ -112,7 +112,7 @@ def test_a_cure_fits_and_is_what_its_flags_say(aot, config, settings):
   )
   for name, value in values.items():
     assert str(getattr(changed_plan, name.lower())) == value
-  # It holds for a aot of its own, whose mesh and batch divide.
+  # It holds for an AotProgram of its own, whose mesh and batch divide.
   again = compiling.AotProgram(changed_plan, jax.devices())
   assert total(again) == found.memory.total
 
@@ -125,7 +125,7 @@ def test_a_refusal_s_own_number_raises_the_bar(aot):
   assert far.memory.total < near.memory.total
 
 
-def test_no_cure_is_said_to_be_none(aot, monkeypatch):
+def test_no_suggestion_is_said_to_be_none(aot, monkeypatch):
   tiny = dataclasses.replace(CHIP, usable=2**20)
   monkeypatch.setitem(chips.CHIPS, 'TPU v5e', tiny)
   made = aot()
@@ -133,6 +133,25 @@ def test_no_cure_is_said_to_be_none(aot, monkeypatch):
   text = report.out_of_memory_report(made, 'the estimate', total(made))
   assert 'DOES NOT FIT' in text and 'larger slice' in text
   assert memory.clearly_too_large(memory.estimate_of(made), tiny)
+
+
+def test_the_compiler_s_figures_reach_the_report(aot, monkeypatch):
+  """They come first in a message that is longer than what is shown."""
+  refusal = (
+    'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in '
+    'memory space hbm. Used 20.50G of 15.75G hbm.' + ' More words.' * 50
+  )
+
+  class Lowered:
+    def compile(self):
+      raise jax.errors.JaxRuntimeError(refusal)
+
+  monkeypatch.setattr(
+    compiling.AotProgram, '_lowered', lambda self, program: Lowered()
+  )
+  with pytest.raises(compiling.DoesNotFit) as error:
+    aot().compile('train')
+  assert memory.asked_for(str(error.value)) == 20.5 * 2**30
 
 
 @pytest.mark.parametrize(

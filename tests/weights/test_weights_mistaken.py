@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 
 import orbax.checkpoint as ocp
 import pytest
@@ -100,6 +101,16 @@ def test_weights_that_need_an_import(folder, path):
 )
 def test_a_path_without_such_weights(folder, read, path, words):
   assert words in sentence_of(read, folder / path)
+
+
+def test_a_folder_of_checkpoints_beside_the_weights_changes_nothing(
+  folder, tmp_path
+):
+  """As a trainer of transformers leaves them there."""
+  copy = shutil.copytree(folder / 'hf', tmp_path / 'hf')
+  (copy / 'checkpoints').mkdir()
+  (copy / 'checkpoint_5').mkdir()
+  assert open_foreign(copy).shapes == open_foreign(folder / 'hf').shapes
 
 
 @contextlib.contextmanager

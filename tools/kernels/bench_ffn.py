@@ -29,9 +29,13 @@ form and left out. With fewer (--shards 1), or with stored pre-activations,
 there may be a kernel for each of several parts of F.
 """
 
+import pathlib
 import sys
 
-import tpu_programs
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import tpu_programs  # noqa: E402
 
 STATIC = not {'--numerics', '--time', '--help', '-h'} & set(sys.argv)
 BUNDLES = tpu_programs.prepare() if STATIC else None
@@ -39,11 +43,7 @@ BUNDLES = tpu_programs.prepare() if STATIC else None
 import argparse  # noqa: E402
 import hashlib  # noqa: E402
 import json  # noqa: E402
-import pathlib  # noqa: E402
 import re  # noqa: E402
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 
 import ffn_forms  # noqa: E402
 import ffn_report  # noqa: E402

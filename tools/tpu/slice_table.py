@@ -14,10 +14,12 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-from t5x_variants import chips, errors
-from t5x_variants.analysis import pages
-
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from t5x_variants import chips, errors  # noqa: E402
+from t5x_variants.analysis import pages  # noqa: E402
+
 COMMAND = 'python tools/tpu/slice_table.py'
 VARIANTS = ('swiglu', 'rational', 'polynorm', 'relu')
 # Models and slices that belong together; settings besides the slice's file.

@@ -42,7 +42,7 @@ def feature_lengths(lengths, also: Collection[str] = ()) -> dict[str, int]:
   return dict(lengths)
 
 
-def rows_of_share(batch_size: int, shard_index: int, num_shards: int) -> int:
+def rows_of_shard(batch_size: int, shard_index: int, num_shards: int) -> int:
   """Rows of a batch that one of `num_shards` hosts reads.
 
   Raises:

@@ -119,7 +119,7 @@ class Batches:
       shard_index: which of the shards, one a host, is read here.
       num_shards: among how many shards the rows are shared out.
     """
-    self._rows = positions.rows_of_share(batch_size, shard_index, num_shards)
+    self._rows = positions.rows_of_shard(batch_size, shard_index, num_shards)
     self.info = prepared_set.load(folder, mixture_or_task_name)
     if task_feature_lengths is None:
       task_feature_lengths = self.info.task_feature_lengths

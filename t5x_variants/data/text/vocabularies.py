@@ -80,7 +80,7 @@ def num_sentinels(vocabulary) -> int:
     vocabulary: of seqio; a SentencePiece one is loaded here.
 
   Returns:
-    Their number; a vocabulary that cannot serve raises a errors.UserError.
+    Their number; a vocabulary that cannot serve raises an errors.UserError.
   """
   extra_ids = vocabulary.extra_ids or 0
   if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
