@@ -272,7 +272,7 @@ def test_slips_are_refused(small):
     (
       (small,),
       {'num_shards': 2, 'shard_index': 2},
-      'share is 2; .* from 0 to 1',
+      'shard is 2; .* from 0 to 1',
     ),
   ):
     with pytest.raises(UserError, match=words):

@@ -418,7 +418,7 @@ def test_configuration_is_hashable_and_takes_records():
   one = t5_config(**SIZES, activation=relu, dtype='bfloat16')
   two = t5_config(**SIZES, activation='relu', dtype=jnp.bfloat16)
   assert one == two and hash(one) == hash(two)
-  assert dataclasses.replace(one, gated=False).dtype == jnp.bfloat16
+  assert dataclasses.replace(one, mlp_dim=8).dtype == jnp.bfloat16
 
 
 # t5x itself.

@@ -27,6 +27,7 @@ from t5x_variants.training import optimizer, train_state, train_step
 # The calls that t5x's EncoderDecoderModel makes; only shapes are computed.
 
 
+@pytest.mark.usefixtures('unchecked')
 @pytest.mark.parametrize('packed', [False, True])
 @pytest.mark.parametrize('dtype', [jnp.int32, jnp.float32])
 def test_initialisation_as_t5x_calls_it(packed, dtype):
