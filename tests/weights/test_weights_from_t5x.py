@@ -112,6 +112,8 @@ def test_t5_1_1_as_t5x_wrote_it_gives_its_logits(
   )
 
 
+# t5x initialises with tokens of float32.
+@pytest.mark.usefixtures('unchecked')
 @pytest.mark.parametrize('form', ['legacy', 'orbax'])
 @pytest.mark.parametrize('scan', [False, True])
 def test_our_network_as_t5x_wrote_it(write, form, scan, tmp_path):
