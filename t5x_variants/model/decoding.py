@@ -75,7 +75,7 @@ def sample(
   rng: Array,
   *,
   length: int,
-  eos_id: int,
+  eos_id: int | Int[Array, ''],
   num_decodes: int = 1,
   temperature: float = 1.0,
   topk: int = 0,
@@ -143,7 +143,7 @@ def greedy(
   rng: Array | None = None,
   *,
   length: int,
-  eos_id: int,
+  eos_id: int | Int[Array, ''],
 ) -> Decodes:
   """Takes the most probable token each time, whatever `rng`; see `sample`."""
   del rng
@@ -181,7 +181,7 @@ def beam_search(
   rng: Array | None = None,
   *,
   length: int,
-  eos_id: int,
+  eos_id: int | Int[Array, ''],
   num_decodes: int = 4,
   alpha: float = 0.6,
 ) -> Decodes:
