@@ -1,4 +1,4 @@
-"""Seqio tasks of pairs, a model for them, and its parameters."""
+"""Seqio tasks of pairs, and parameters of a model for them."""
 
 import functools
 import statistics
@@ -7,33 +7,17 @@ import jax
 import numpy as np
 import seqio
 import tensorflow as tf
-from configs import t5_config
+from inference_cases import model
 
 from t5x_variants.data import config
 from t5x_variants.data.text import vocabularies
-from t5x_variants.model import network, parameters
+from t5x_variants.model import parameters
 from t5x_variants.weights import saved
 
 LENGTHS = {'inputs': 40, 'targets': 6}
 # One input is longer than the model's, one is empty, one is no ASCII.
 SHORT = [('one', 'a'), ('', 'bc'), ('naïve ☃', 'a'), ('z' * 20, 'four')]
 LONG = [('x' * 60, 'y' * 30), ('w' * 33, 'b')]
-
-
-@functools.cache
-def model():
-  return network.Transformer(
-    t5_config(
-      vocab_size=384,
-      emb_dim=16,
-      num_heads=2,
-      num_encoder_layers=1,
-      num_decoder_layers=1,
-      head_dim=8,
-      mlp_dim=16,
-      activation='rational',
-    )
-  )
 
 
 @functools.cache

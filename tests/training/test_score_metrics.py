@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 import seqio
+from inference_cases import model
 from metric_tasks import (
   LENGTHS,
   LONG,
   SHORT,
   dataset,
-  model,
   params,
   register,
   same,

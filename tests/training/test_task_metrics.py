@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import seqio
 import small_run
+from inference_cases import model
 from metric_tasks import (
   LENGTHS,
   LONG,
   SHORT,
   dataset,
-  model,
   params,
   register,
   same,
